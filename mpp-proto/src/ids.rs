@@ -65,8 +65,26 @@ impl StoreId {
 
     /// The names of stores 0 to 19, by number.
     const NAMES: [&'static str; 20] = [
-        "any", "local", "inbound", "outbound", "archive", "notary", "access", "application", "bookmark", "callsign",
-        "carnet", "contact", "credential", "device", "member", "network", "publication", "task", "account", "document",
+        "any",
+        "local",
+        "inbound",
+        "outbound",
+        "archive",
+        "notary",
+        "access",
+        "application",
+        "bookmark",
+        "callsign",
+        "carnet",
+        "contact",
+        "credential",
+        "device",
+        "member",
+        "network",
+        "publication",
+        "task",
+        "account",
+        "document",
     ];
 
     /// Store `number`, 0..=127; `None` above.

@@ -115,10 +115,6 @@ impl Calendar {
     /// The instant at which the clock will show `unix`; `ZERO` if that lies before the origin.
     pub(crate) fn instant(&self, unix: UnixTime) -> Instant {
         let (a, b) = (unix.as_millis(), self.unix.as_millis());
-        if a >= b {
-            self.at + Duration::from_millis(a - b)
-        } else {
-            self.at - Duration::from_millis(b - a)
-        }
+        if a >= b { self.at + Duration::from_millis(a - b) } else { self.at - Duration::from_millis(b - a) }
     }
 }
