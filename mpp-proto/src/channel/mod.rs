@@ -1,0 +1,8 @@
+//! Channels: events, serials, filters and the ring in which payloads wait.
+
+mod event;
+
+pub use event::{
+    CollapseKey, DEFAULT_TTL, Event, EventError, MAX_KEY, MAX_PAYLOAD, MAX_TTL, Notification, NotificationKind,
+    Urgency,
+};

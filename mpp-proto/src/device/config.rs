@@ -1,0 +1,51 @@
+//! What the host of a device may choose.
+
+use core::time::Duration;
+
+use crate::ids::StoreSet;
+
+/// When the position of a device moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acknowledgement {
+    /// When the application asks for the next notification: what it was given before counts as dealt with. After a
+    /// crash nothing is missing, and what was being dealt with comes again.
+    #[default]
+    Automatic,
+    /// When [`Device::acknowledge`](super::Device::acknowledge) is called.
+    Manual,
+}
+
+/// The settings of a [`Device`](super::Device). `Default` is right for most.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeviceConfig {
+    /// The stores to hear of. Default: all.
+    pub filter: StoreSet,
+    /// When the position moves. Default: automatic.
+    pub acknowledgement: Acknowledgement,
+    /// The time between heartbeats, 5 s to 300 s; shortened by up to a tenth at random. Default: 25 s.
+    pub interval: Duration,
+    /// The largest UDP payload to send and to take, 1200 to 1452 bytes. Default: 1200.
+    pub packet_size: u16,
+    /// Offer an X25519 share, so that a ticket that leaks later opens no recording. Default: true.
+    pub forward_secrecy: bool,
+    /// Notifications that may wait for the application; above that (or [`DeviceConfig::queue_bytes`]) the device
+    /// stops acknowledging, and the service keeps what it owes. Default: 64.
+    pub queue_events: usize,
+    /// Payload bytes that may wait for the application. Default: 256 KiB.
+    pub queue_bytes: usize,
+}
+
+impl Default for DeviceConfig {
+    fn default() -> Self {
+        Self {
+            filter: StoreSet::ALL,
+            acknowledgement: Acknowledgement::Automatic,
+            interval: Duration::from_secs(25),
+            packet_size: 1200,
+            forward_secrecy: true,
+            queue_events: 64,
+            queue_bytes: 256 * 1024,
+        }
+    }
+}

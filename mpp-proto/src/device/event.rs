@@ -1,0 +1,202 @@
+//! What a device tells its host.
+
+use alloc::string::String;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use crate::ids::{RequestId, Serial, StoreSet};
+use crate::path::LinkId;
+use crate::time::Instant;
+use crate::wire::Code;
+
+/// The state of a device's connection (SPEC.md, "Connection states").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// Trying to connect, or waiting to try again.
+    Connecting,
+    /// Connected, and the service answers.
+    Connected,
+    /// Connected, and a heartbeat is overdue.
+    Unacknowledged,
+    /// Closed for good: by [`Device::close`](super::Device::close), or because another connection of the same
+    /// device took its place.
+    Aborted,
+}
+
+/// Which addresses a link can reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// The name of a question to the host's resolver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ResolveId(pub u32);
+
+/// The state of a link, as the host tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// The socket is open.
+    Open {
+        /// The address it is bound to.
+        local: SocketAddr,
+    },
+    /// There is no such socket: it could not be opened, or it is gone.
+    Failed,
+}
+
+/// What [`Device::poll_event`](super::Device::poll_event) returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceEvent {
+    /// Open a UDP socket for this family and answer with [`Device::handle_link`](super::Device::handle_link).
+    OpenLink {
+        /// The link's number.
+        link: LinkId,
+        /// What it has to reach.
+        family: Family,
+    },
+    /// Close this socket: the device does not use it any more.
+    CloseLink(LinkId),
+    /// Look this name up and answer with [`Device::handle_resolved`](super::Device::handle_resolved).
+    Resolve {
+        /// The question's number.
+        id: ResolveId,
+        /// The host name.
+        host: String,
+        /// The port that the addresses will get.
+        port: u16,
+    },
+    /// Connected.
+    Connected(Connected),
+    /// Not connected any more; the device tries again by itself.
+    Disconnected {
+        /// Why.
+        reason: DisconnectReason,
+        /// When the next attempt is due.
+        retry_at: Instant,
+    },
+    /// The service does not take the ticket any more. The device goes on trying, rarely; a new ticket given with
+    /// [`Device::renew`](super::Device::renew) is tried at once.
+    RenewTicket {
+        /// What the service said.
+        code: Code,
+    },
+    /// The state changed.
+    State(ConnectionState),
+    /// The address from which the service sees this device changed.
+    ObservedEndpoint(SocketAddr),
+    /// The filter is in force. Stores whose events may have been missed before are announced as a gap.
+    Subscribed {
+        /// Which request.
+        request: RequestId,
+        /// The newest serial of the channel.
+        newest: Serial,
+    },
+    /// The event was taken.
+    Posted {
+        /// Which request.
+        request: RequestId,
+        /// Its serial, if it went to the own channel.
+        serial: Option<Serial>,
+    },
+    /// A request failed.
+    Failed {
+        /// Which request.
+        request: RequestId,
+        /// Why.
+        error: RequestError,
+    },
+    /// Closed for good; nothing follows.
+    Aborted(DisconnectReason),
+}
+
+/// The facts of a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connected {
+    /// Whether everything since the last position will come: `lost` is empty.
+    pub recovered: bool,
+    /// The stores of which events were lost: read the stores themselves.
+    pub lost: StoreSet,
+    /// The newest serial of the channel.
+    pub newest: Serial,
+    /// The address of the service.
+    pub service: SocketAddr,
+    /// The address from which the service sees this device.
+    pub observed: SocketAddr,
+    /// Whether the keys hold an X25519 result, so that the ticket alone opens no recording.
+    pub forward_secret: bool,
+    /// How long the exchange took, from the first packet of this attempt.
+    pub took: Duration,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DisconnectReason {
+    /// Nothing came back for too long.
+    TimedOut,
+    /// The service does not know the connection any more: it was restarted.
+    Reset,
+    /// The service closed it.
+    ByService(Code),
+    /// The service's answer to the attempt was an authentic error.
+    Refused(Code),
+    /// Another connection of the same device took its place.
+    Superseded,
+    /// The application closed it.
+    ByApplication,
+    /// The host said that the network or the link is gone.
+    LinkLost,
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The service refused it.
+    #[error("the service refused the request: {code}")]
+    Refused {
+        /// Its code.
+        code: Code,
+        /// When to try again, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// No answer; whether it took effect is unknown. A post may be repeated under the same post id.
+    #[error("no answer to the request in time")]
+    TimedOut,
+    /// The device was closed.
+    #[error("the device was closed")]
+    Closed,
+}
+
+/// Why a command was refused at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The message does not fit the one packet that a device may send.
+    #[error("the message has {size} bytes, a device's message is one packet of at most {limit} bytes: post it at the service, or send a reference")]
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The event breaks a limit of its own.
+    #[error(transparent)]
+    Event(#[from] crate::channel::EventError),
+    /// Too many requests wait for their answers.
+    #[error("{limit} requests wait for their answers already: wait for one of them")]
+    TooManyRequests {
+        /// The limit.
+        limit: usize,
+    },
+    /// The device was closed: make a new one.
+    #[error("the device was closed")]
+    Closed,
+}

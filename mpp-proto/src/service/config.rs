@@ -1,0 +1,87 @@
+//! What the host of a service may choose.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::crypto::{ServiceSecret, TicketKey};
+
+/// When a device has to prove its address before the service does any public-key work for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeferPolicy {
+    /// Always: one more round trip for everybody.
+    Always,
+    /// Above this number of half-open connections.
+    Above {
+        /// The number.
+        half_open: u32,
+    },
+}
+
+/// Which accounts have a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AccountPolicy {
+    /// A valid ticket opens the channel of its account.
+    #[default]
+    Open,
+    /// Only those that the host restored; others are answered with 404.
+    Restored,
+}
+
+/// The settings of a [`Service`](super::Service).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServiceConfig {
+    /// From which identifiers, reset tokens and challenges are derived. Keep it across restarts: it lets the
+    /// service tell devices of its former life at once that they have to connect anew.
+    pub secret: ServiceSecret,
+    /// The keys of tickets: the first seals, all open.
+    pub ticket_keys: Vec<TicketKey>,
+    /// The node number in a cluster, 0..4096.
+    pub node: u16,
+    /// Connections at most, half-open ones included; about 450 bytes each once used. Default: 1,048,576.
+    pub capacity: u32,
+    /// Channels at most. Default: 1,048,576.
+    pub accounts: u32,
+    /// Which accounts have a channel.
+    pub account_policy: AccountPolicy,
+    /// The largest UDP payload to send and to take, 1200 to 1452 bytes. Default: 1200.
+    pub packet_size: u16,
+    /// When to ask for the proof of an address first. Default: above 1,024 half-open connections.
+    pub defer: DeferPolicy,
+    /// Answer a device's X25519 share with one. Default: true.
+    pub forward_secrecy: bool,
+    /// Events with payload that wait in one channel. Default: 32.
+    pub ring_events: usize,
+    /// Payload bytes that wait in one channel. Default: 64 KiB.
+    pub ring_bytes: usize,
+    /// Payload bytes that wait in all channels together. Default: 256 MiB.
+    pub ring_bytes_total: usize,
+    /// The shortest heartbeat interval granted. Default: 5 s.
+    pub interval_min: Duration,
+    /// The longest heartbeat interval granted. Default: 300 s.
+    pub interval_max: Duration,
+}
+
+impl ServiceConfig {
+    /// The defaults, with these keys.
+    pub const fn new(secret: ServiceSecret, ticket_keys: Vec<TicketKey>) -> Self {
+        Self {
+            secret,
+            ticket_keys,
+            node: 0,
+            capacity: 1 << 20,
+            accounts: 1 << 20,
+            account_policy: AccountPolicy::Open,
+            packet_size: 1200,
+            defer: DeferPolicy::Above { half_open: 1024 },
+            forward_secrecy: true,
+            ring_events: 32,
+            ring_bytes: 64 * 1024,
+            ring_bytes_total: 256 * 1024 * 1024,
+            interval_min: Duration::from_secs(5),
+            interval_max: Duration::from_secs(300),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a service tells its host.
+
+use core::time::Duration;
+
+use crate::ids::{AccountId, DeviceId, Epoch, Serial};
+use crate::path::Path;
+use crate::wire::Code;
+
+/// A channel as the host's store knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AccountHead {
+    /// Whose channel.
+    pub account: AccountId,
+    /// The epoch of its history; `None`: a new history, for which the service draws an epoch.
+    pub epoch: Option<Epoch>,
+    /// Its newest serial.
+    pub newest: Serial,
+}
+
+impl AccountHead {
+    /// A channel without history.
+    pub const fn new(account: AccountId) -> Self {
+        Self { account, epoch: None, newest: Serial::ZERO }
+    }
+
+    /// A channel whose history the host kept.
+    pub const fn restored(account: AccountId, epoch: Epoch, newest: Serial) -> Self {
+        Self { account, epoch: Some(epoch), newest }
+    }
+}
+
+/// What [`Service::poll_event`](super::Service::poll_event) returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServiceEvent {
+    /// A device is connected.
+    Connected {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        device: DeviceId,
+        /// Over which path.
+        path: Path,
+    },
+    /// A device is not connected any more.
+    Closed {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        device: DeviceId,
+        /// Why.
+        reason: CloseReason,
+        /// What its application has taken.
+        position: Serial,
+    },
+}
+
+/// Why a device's connection ended, seen from the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The device closed it.
+    ByDevice,
+    /// Its lease ran out.
+    TimedOut,
+    /// A newer connection of the same device took its place.
+    Superseded,
+    /// The service closed it with this code.
+    ByService(Code),
+}
+
+/// How a device stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceState {
+    /// Heard of within its lease.
+    Connected,
+    /// Its lease ran out; it is being asked for the first time.
+    Overdue1,
+    /// It is being asked for the second time.
+    Overdue2,
+}
+
+/// A connected device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceStatus {
+    /// Which device.
+    pub device: DeviceId,
+    /// How it stands.
+    pub state: DeviceState,
+    /// The path to it.
+    pub path: Path,
+    /// How long ago it was last heard.
+    pub silent: Duration,
+    /// How long it has been connected.
+    pub connected: Duration,
+    /// Everything up to here has reached it.
+    pub told: Serial,
+    /// Everything up to here its application has taken.
+    pub position: Serial,
+    /// The smoothed round-trip time, once measured.
+    pub rtt: Option<Duration>,
+}
+
+/// Why an event was not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// There is no such channel.
+    #[error("unknown account: no device of it has connected since the service started, and the host has not restored it")]
+    UnknownAccount,
+    /// The event breaks a limit.
+    #[error(transparent)]
+    Event(#[from] crate::channel::EventError),
+    /// The serial is not the next one.
+    #[error("serial {got} does not follow {newest}: deliver {} next, or declare the missing ones lost", newest.next())]
+    Hole {
+        /// The newest serial of the channel.
+        newest: Serial,
+        /// What was given.
+        got: Serial,
+    },
+    /// The table of channels is full.
+    #[error("the table of {limit} channels is full: raise ServiceConfig::accounts")]
+    Capacity {
+        /// The limit.
+        limit: u32,
+    },
+    /// The service is closed.
+    #[error("the service is closed")]
+    Closed,
+}
