@@ -1,0 +1,347 @@
+//! One datagram of 1 to 16 packets on its way to the other side: what was sent, what arrived, what has to be sent
+//! again (SPEC.md, "Retransmission" and "Congestion").
+
+use core::time::Duration;
+
+use super::rtt::Rtt;
+use crate::time::Instant;
+
+/// Packets in a datagram at most.
+pub(crate) const MAX_PACKETS: usize = 16;
+/// How often one packet is sent at most: the header's transmission field ends at 7.
+const MAX_TRANSMISSIONS: u8 = 8;
+/// Packets in flight at first.
+const INITIAL_WINDOW: u8 = 10;
+/// Packets in flight at least.
+const MIN_WINDOW: u8 = 2;
+/// Packets in a burst.
+const BURST: u8 = 4;
+/// The pause after a burst.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Packets sent later that have to arrive before a packet counts as lost.
+const REORDERING: u32 = 3;
+/// Timeouts in a row without a sign of life after which the sender falls silent.
+const MAX_TIMEOUTS: u8 = 5;
+
+/// The congestion window of a connection, in packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window(pub(crate) u8);
+
+impl Default for Window {
+    fn default() -> Self {
+        Self(INITIAL_WINDOW)
+    }
+}
+
+impl Window {
+    fn grow(&mut self, packets: u32) {
+        let packets = u8::try_from(packets).unwrap_or(u8::MAX);
+        self.0 = self.0.saturating_add(packets).min(MAX_PACKETS as u8);
+    }
+
+    fn shrink(&mut self) {
+        self.0 = (self.0 / 2).max(MIN_WINDOW);
+    }
+}
+
+/// What an acknowledgement or a timeout led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Nothing new.
+    Nothing,
+    /// Go on sending.
+    Progress,
+    /// Everything arrived.
+    Complete,
+    /// A packet was sent as often as it may be: start over under a new number.
+    Exhausted,
+    /// Nothing came back for too long: be silent until the other side is heard again.
+    GivenUp,
+}
+
+/// The sender's side of one datagram.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flight {
+    number: u64,
+    count: u8,
+    /// Packets the other side has kept.
+    acknowledged: u16,
+    /// Packets to be sent, for the first time or again.
+    pending: u16,
+    /// The next transmission of each packet.
+    transmissions: [u8; MAX_PACKETS],
+    /// In which order the packets were last sent.
+    order: [u16; MAX_PACKETS],
+    next_order: u16,
+    sent_at: [Instant; MAX_PACKETS],
+    last_sent: Instant,
+    /// Timeouts since the last progress.
+    timeouts: u8,
+    /// Whether the window was halved for this datagram.
+    halved: bool,
+    /// Packets sent since the last pause.
+    burst: u8,
+    paused_until: Instant,
+}
+
+impl Flight {
+    /// A datagram of `count` packets under `number`.
+    pub(crate) fn new(number: u64, count: u8) -> Self {
+        let pending = if count >= 16 { u16::MAX } else { bit(count).wrapping_sub(1) };
+        Self { number, count, pending, ..Self::default() }
+    }
+
+    /// Its datagram number.
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Its packets.
+    pub(crate) const fn count(&self) -> u8 {
+        self.count
+    }
+
+    /// Whether any packet was sent yet.
+    pub(crate) const fn is_started(&self) -> bool {
+        self.next_order != 0
+    }
+
+    /// Packets sent and neither acknowledged nor given up as lost.
+    fn in_flight(&self) -> u32 {
+        (self.sent() & !self.acknowledged & !self.pending).count_ones()
+    }
+
+    fn sent(&self) -> u16 {
+        (0..).zip(&self.transmissions).filter(|(_, t)| **t > 0).fold(0, |set, (i, _)| set | bit(i))
+    }
+
+    /// The packet to send now, if window and pacing allow one: its index and which transmission of it this is.
+    /// Taken before sealing and never given back.
+    pub(crate) fn next_packet(&mut self, now: Instant, window: Window) -> Option<(u8, u8)> {
+        if self.pending == 0 || now < self.paused_until || self.in_flight() >= u32::from(window.0) {
+            return None;
+        }
+        let index = u8::try_from(self.pending.trailing_zeros()).ok()?;
+        let i = usize::from(index);
+        let transmission = self.transmissions.get_mut(i)?;
+        let this = *transmission;
+        if this >= MAX_TRANSMISSIONS {
+            return None;
+        }
+        *transmission = this.saturating_add(1);
+        self.pending &= !bit(index);
+        *self.order.get_mut(i)? = self.next_order;
+        self.next_order = self.next_order.saturating_add(1);
+        *self.sent_at.get_mut(i)? = now;
+        if now.since(self.last_sent) >= PAUSE {
+            self.burst = 0;
+        }
+        self.last_sent = now;
+        self.burst = self.burst.saturating_add(1);
+        if self.burst >= BURST {
+            self.burst = 0;
+            self.paused_until = now + PAUSE;
+        }
+        Some((index, this))
+    }
+
+    /// The other side has kept these packets.
+    pub(crate) fn on_acknowledgement(
+        &mut self,
+        now: Instant,
+        bitmap: u16,
+        rtt: &mut Rtt,
+        window: &mut Window,
+    ) -> Outcome {
+        let fresh = bitmap & self.sent() & !self.acknowledged;
+        if fresh == 0 {
+            return Outcome::Nothing;
+        }
+        self.acknowledged |= fresh;
+        self.pending &= !fresh;
+        self.timeouts = 0;
+        window.grow(fresh.count_ones());
+        if let Some(sent_at) = self.newest_sent_once(fresh) {
+            rtt.sample(now.since(sent_at));
+        }
+        if self.acknowledged.count_ones() == u32::from(self.count) {
+            return Outcome::Complete;
+        }
+        let lost = self.overtaken();
+        self.lose(lost, window)
+    }
+
+    /// When the newest of `packets` that was sent only once was sent.
+    fn newest_sent_once(&self, packets: u16) -> Option<Instant> {
+        (0u8..)
+            .zip(&self.transmissions)
+            .zip(&self.sent_at)
+            .filter(|((i, t), _)| packets & bit(*i) != 0 && **t == 1)
+            .map(|(_, at)| *at)
+            .max()
+    }
+
+    /// Packets in flight that enough packets sent later have overtaken. A packet that was sent again says nothing
+    /// about order: its acknowledgement may be that of the first sending.
+    fn overtaken(&self) -> u16 {
+        let mut lost = 0;
+        for (i, order) in (0u8..).zip(&self.order) {
+            if (self.sent() & !self.acknowledged & !self.pending) & bit(i) == 0 {
+                continue;
+            }
+            let later = (0u8..)
+                .zip(&self.order)
+                .zip(&self.transmissions)
+                .filter(|((j, o), t)| self.acknowledged & bit(*j) != 0 && **t == 1 && *o > order)
+                .count();
+            if u32::try_from(later).unwrap_or(u32::MAX) >= REORDERING {
+                lost |= bit(i);
+            }
+        }
+        lost
+    }
+
+    fn lose(&mut self, lost: u16, window: &mut Window) -> Outcome {
+        if lost == 0 {
+            return Outcome::Progress;
+        }
+        self.pending |= lost;
+        if !self.halved {
+            self.halved = true;
+            window.shrink();
+        }
+        let spent = (0u8..)
+            .zip(&self.transmissions)
+            .any(|(i, t)| self.pending & bit(i) != 0 && *t >= MAX_TRANSMISSIONS);
+        if spent { Outcome::Exhausted } else { Outcome::Progress }
+    }
+
+    /// When something is due: the end of a pause, or the timeout of what is in flight.
+    pub(crate) fn deadline(&self, rtt: &Rtt, window: Window, last_heard: Instant) -> Option<Instant> {
+        if !self.is_started() {
+            return None;
+        }
+        let timeout = self.timeout_at(rtt, last_heard);
+        if self.pending != 0 && self.in_flight() < u32::from(window.0) {
+            return Some(self.paused_until.min(timeout));
+        }
+        Some(timeout)
+    }
+
+    fn timeout_at(&self, rtt: &Rtt, last_heard: Instant) -> Instant {
+        let sleepy = self.last_sent.since(last_heard) >= super::rtt::SLEEPY_AFTER;
+        self.last_sent + rtt.pto(self.timeouts, sleepy)
+    }
+
+    /// Time has passed: if the timeout has come, everything in flight counts as lost.
+    pub(crate) fn on_timeout(
+        &mut self,
+        now: Instant,
+        rtt: &Rtt,
+        window: &mut Window,
+        last_heard: Instant,
+    ) -> Outcome {
+        if !self.is_started() || now < self.timeout_at(rtt, last_heard) {
+            return Outcome::Nothing;
+        }
+        self.timeouts = self.timeouts.saturating_add(1);
+        if self.timeouts >= MAX_TIMEOUTS {
+            return Outcome::GivenUp;
+        }
+        let lost = self.sent() & !self.acknowledged & !self.pending;
+        self.lose(lost, window)
+    }
+}
+
+fn bit(index: u8) -> u16 {
+    1u16.checked_shl(u32::from(index)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    const T0: Instant = Instant::from_micros(10_000_000);
+
+    fn at(ms: u64) -> Instant {
+        T0 + Duration::from_millis(ms)
+    }
+
+    fn send_all(flight: &mut Flight, now: Instant, window: Window) -> Vec<(u8, u8)> {
+        core::iter::from_fn(|| flight.next_packet(now, window)).collect()
+    }
+
+    #[test]
+    fn bursts_of_four_with_a_pause_and_a_window_of_ten() {
+        let mut f = Flight::new(7, 16);
+        let w = Window::default();
+        assert_eq!(send_all(&mut f, at(0), w).len(), 4);
+        assert_eq!(send_all(&mut f, at(0), w).len(), 0);
+        assert_eq!(f.deadline(&Rtt::default(), w, at(0)), Some(at(1)));
+        assert_eq!(send_all(&mut f, at(1), w).len(), 4);
+        assert_eq!(send_all(&mut f, at(2), w).len(), 2, "the window is full");
+    }
+
+    #[test]
+    fn only_missing_packets_are_sent_again() {
+        let (mut f, mut w, mut rtt) = (Flight::new(0, 8), Window(16), Rtt::default());
+        send_all(&mut f, at(0), w);
+        send_all(&mut f, at(1), w);
+        // Packet 2 is overtaken by three later ones.
+        assert_eq!(f.on_acknowledgement(at(50), 0b0011_1011, &mut rtt, &mut w), Outcome::Progress);
+        assert_eq!(send_all(&mut f, at(50), w), [(2, 1)]);
+        assert_eq!(rtt.smoothed(), Some(Duration::from_millis(49)));
+        assert_eq!(f.on_acknowledgement(at(90), 0b1111_1111, &mut rtt, &mut w), Outcome::Complete);
+    }
+
+    #[test]
+    fn an_idle_packet_is_sent_five_times_and_then_silence() {
+        let (mut f, mut w, rtt) = (Flight::new(0, 1), Window::default(), Rtt::default());
+        let mut now = at(0);
+        let mut times = Vec::new();
+        loop {
+            for _ in send_all(&mut f, now, w) {
+                times.push(now.since(at(0)).as_secs());
+            }
+            now = f.deadline(&rtt, w, at(0) - Duration::from_secs(60)).unwrap();
+            if f.on_timeout(now, &rtt, &mut w, at(0)) == Outcome::GivenUp {
+                break;
+            }
+        }
+        assert_eq!(times, [0, 1, 3, 7, 15]);
+        assert_eq!(w, Window(5), "halved once for the datagram");
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_was_not_sent_is_nothing() {
+        let (mut f, mut w, mut rtt) = (Flight::new(0, 8), Window(2), Rtt::default());
+        send_all(&mut f, at(0), w);
+        assert_eq!(f.on_acknowledgement(at(9), 0b1111_1100, &mut rtt, &mut w), Outcome::Nothing);
+        assert!(rtt.smoothed().is_none());
+    }
+
+    #[test]
+    fn after_eight_sendings_it_starts_over() {
+        let (mut f, mut w, mut rtt) = (Flight::new(0, 16), Window(16), Rtt::default());
+        let mut now = at(0);
+        let mut acknowledged = 0u16;
+        for round in 0u8.. {
+            for _ in 0..40 {
+                send_all(&mut f, now, w);
+                now = now + Duration::from_millis(1);
+            }
+            // One more of the upper packets arrives in each round; packet 0 never does.
+            acknowledged |= bit(round + 1);
+            if f.on_acknowledgement(now, acknowledged, &mut rtt, &mut w) == Outcome::Exhausted {
+                break;
+            }
+            now = f.deadline(&rtt, w, now).unwrap();
+            if f.on_timeout(now, &rtt, &mut w, now) == Outcome::Exhausted {
+                assert_eq!(round, 7);
+                return;
+            }
+        }
+        panic!("it was never exhausted");
+    }
+}

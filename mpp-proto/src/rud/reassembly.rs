@@ -1,0 +1,161 @@
+//! Putting datagrams of several packets together (SPEC.md, "Reassembly"). Only devices do it: what a service gets
+//! fits one packet.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::flight::MAX_PACKETS;
+use crate::time::Instant;
+
+/// Partial datagrams of either kind, wanted or not, at most.
+const MAX_PARTIALS: usize = 2;
+/// A partial datagram that gets no packet for this long is dropped.
+const MAX_AGE: Duration = Duration::from_secs(120);
+
+/// What became of a fragment.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// It completed its datagram: the message.
+    Complete(Vec<u8>),
+    /// It is kept until the others come.
+    Partial,
+    /// There is no room for one more partial datagram; nothing was kept.
+    Refused,
+    /// It contradicts what its datagram's other packets said.
+    Inconsistent,
+}
+
+/// A datagram of which some packets have come.
+#[derive(Debug)]
+struct Partial {
+    number: u64,
+    count: u8,
+    wanted: bool,
+    fragments: [Option<Vec<u8>>; MAX_PACKETS],
+    last: Instant,
+}
+
+/// The datagrams in the making. Memory is taken for packets that arrived, never for what a header promises.
+#[derive(Debug, Default)]
+pub(crate) struct Reassembler {
+    partials: Vec<Partial>,
+}
+
+impl Reassembler {
+    /// Takes fragment `index` of `count` of datagram `number`. Duplicates and datagrams of one packet, which need no
+    /// memory, never get here.
+    pub(crate) fn insert(
+        &mut self,
+        now: Instant,
+        (number, count, index): (u64, u8, u8),
+        wanted: bool,
+        fragment: &[u8],
+    ) -> Kept {
+        self.partials.retain(|p| now.since(p.last) < MAX_AGE);
+        // All but the last fragment have something in them, or 16 packets of nothing would be a message.
+        if fragment.is_empty() && index.saturating_add(1) < count {
+            return Kept::Inconsistent;
+        }
+        let at = match self.partials.iter().position(|p| p.number == number) {
+            Some(at) => at,
+            None if self.partials.iter().filter(|p| p.wanted == wanted).count() >= MAX_PARTIALS => {
+                return Kept::Refused;
+            }
+            None => {
+                let fragments = [const { None }; MAX_PACKETS];
+                self.partials.push(Partial { number, count, wanted, fragments, last: now });
+                self.partials.len().saturating_sub(1)
+            }
+        };
+        let Some(partial) = self.partials.get_mut(at) else { return Kept::Refused };
+        if partial.count != count || partial.wanted != wanted {
+            return Kept::Inconsistent;
+        }
+        let Some(place) = partial.fragments.get_mut(usize::from(index)) else { return Kept::Inconsistent };
+        *place = Some(fragment.to_vec());
+        partial.last = now;
+        if partial.fragments.iter().take(usize::from(count)).any(Option::is_none) {
+            return Kept::Partial;
+        }
+        let partial = self.partials.swap_remove(at);
+        let mut message = Vec::with_capacity(partial.fragments.iter().flatten().map(Vec::len).sum());
+        partial.fragments.iter().flatten().for_each(|f| message.extend_from_slice(f));
+        Kept::Complete(message)
+    }
+
+    /// A datagram that wanted acknowledgement is complete: older ones that also did will never be, their sender
+    /// has started over.
+    pub(crate) fn forget_below(&mut self, number: u64) {
+        self.partials.retain(|p| !p.wanted || p.number > number);
+    }
+
+    /// Bytes held.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        self.partials.iter().flat_map(|p| p.fragments.iter().flatten()).map(Vec::len).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec;
+
+    const NOW: Instant = Instant::from_micros(1);
+
+    proptest! {
+        #[test]
+        fn any_order_gives_the_message(
+            count in 1u8..=16,
+            order in Just((0u8..16).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
+            let mut r = Reassembler::default();
+            let mut done = None;
+            for i in order.into_iter().filter(|i| *i < count) {
+                prop_assert!(done.is_none());
+                match r.insert(NOW, (3, count, i), true, &[i; 5]) {
+                    Kept::Complete(m) => done = Some(m),
+                    other => prop_assert_eq!(other, Kept::Partial),
+                }
+            }
+            let expected: Vec<u8> = (0..count).flat_map(|i| [i; 5]).collect();
+            prop_assert_eq!(done, Some(expected));
+            prop_assert_eq!(r.bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn two_partials_of_each_kind_and_no_more() {
+        let mut r = Reassembler::default();
+        for number in 0..2 {
+            assert_eq!(r.insert(NOW, (number, 2, 0), true, b"x"), Kept::Partial);
+            assert_eq!(r.insert(NOW, (number + 10, 2, 0), false, b"x"), Kept::Partial);
+        }
+        assert_eq!(r.insert(NOW, (2, 2, 0), true, b"x"), Kept::Refused);
+        assert_eq!(r.insert(NOW, (12, 2, 0), false, b"x"), Kept::Refused);
+        assert_eq!(r.bytes(), 4);
+        r.forget_below(20);
+        assert_eq!(r.insert(NOW, (21, 2, 0), true, b"x"), Kept::Partial);
+        assert_eq!(r.insert(NOW, (10, 2, 1), false, b"y"), Kept::Complete(b"xy".to_vec()));
+    }
+
+    #[test]
+    fn old_partials_go() {
+        let mut r = Reassembler::default();
+        r.insert(NOW, (0, 2, 0), true, b"x");
+        r.insert(NOW, (1, 2, 0), true, b"x");
+        let later = NOW + MAX_AGE;
+        assert_eq!(r.insert(later, (2, 2, 0), true, b"x"), Kept::Partial);
+        assert_eq!(r.bytes(), 1);
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let mut r = Reassembler::default();
+        r.insert(NOW, (0, 3, 0), true, b"x");
+        assert_eq!(r.insert(NOW, (0, 2, 1), true, b"x"), Kept::Inconsistent);
+        assert_eq!(r.insert(NOW, (1, 2, 0), true, b""), Kept::Inconsistent);
+        assert_eq!(r.insert(NOW, (1, 2, 1), true, &vec![]), Kept::Partial);
+    }
+}
