@@ -1,1 +1,37 @@
-//! Keys and what is sealed with them.
+//! Cryptography: what bytes mean to those who hold the keys. Knows no connection and keeps no counters.
+//!
+//! Every type here that holds a key is wiped on drop and prints nothing of it. What is secret or is compared with a
+//! secret is compared in constant time. Nothing allocates.
+
+mod aead;
+mod cookie;
+mod hash;
+mod ident;
+mod kdf;
+mod schedule;
+mod secret;
+mod share;
+mod ticket;
+
+pub(crate) use aead::{HEADER_LEN, PacketKeys, TAG_LEN, Unauthentic, open_header, open_packet, seal_packet};
+pub(crate) use cookie::Cookies;
+pub(crate) use hash::{same, sha256};
+pub(crate) use ident::{ConnectionId, Identifiers, device_identifier};
+pub(crate) use schedule::{
+    AnswerKey, ConnectKey, ConnectionKeys, ErrorKey, HedgeKey, StepOneDigest, Traffic, initiator_random,
+};
+pub use secret::{Secret, ServiceSecret};
+pub(crate) use share::Share;
+pub use ticket::TicketKey;
+pub(crate) use ticket::{MAX_PLAIN, MAX_TOKEN, OpenedToken, Token, TokenError};
+
+#[cfg(test)]
+mod testing {
+    use std::vec::Vec;
+
+    /// The bytes that `text` spells in hexadecimal.
+    pub(super) fn hex(text: &str) -> Vec<u8> {
+        assert!(text.len().is_multiple_of(2), "half a byte in {text}");
+        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+    }
+}

@@ -1,0 +1,133 @@
+//! The challenge of ResponderDefer (SPEC.md, "Challenge"): proof that an address receives what is sent to it, without
+//! remembering whom it was sent to.
+
+use core::net::{IpAddr, SocketAddr};
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::hash::{hmac_16, sha256};
+use super::secret::ServiceSecret;
+use crate::time::UnixTime;
+
+/// How long one key makes challenges, in milliseconds. A challenge is good for one to two of these.
+const BUCKET_MS: u64 = 15_000;
+
+/// Makes and checks a service's challenges.
+#[derive(Clone)]
+pub(crate) struct Cookies(ServiceSecret);
+
+impl Cookies {
+    pub(crate) fn new(service: &ServiceSecret) -> Self {
+        Self(service.clone())
+    }
+
+    /// The challenge for step 1 of an exchange that came from `remote` with this initiator random, handshake
+    /// identifier and token.
+    pub(crate) fn challenge(
+        &self,
+        now: UnixTime,
+        remote: SocketAddr,
+        random: &[u8; 16],
+        handshake: &[u8; 8],
+        token: &[u8],
+    ) -> [u8; 16] {
+        self.of_bucket(now.as_millis() / BUCKET_MS, remote, random, handshake, &sha256(&[token]))
+    }
+
+    /// Whether `echo` is the challenge of this or the previous 15 s.
+    pub(crate) fn check(
+        &self,
+        now: UnixTime,
+        echo: &[u8; 16],
+        remote: SocketAddr,
+        random: &[u8; 16],
+        handshake: &[u8; 8],
+        token: &[u8],
+    ) -> bool {
+        let token = sha256(&[token]);
+        let bucket = now.as_millis() / BUCKET_MS;
+        let at = |bucket| self.of_bucket(bucket, remote, random, handshake, &token).ct_eq(echo);
+        // Both are always worked out: which of them matched is nobody's business.
+        (at(bucket) | at(bucket.saturating_sub(1))).into()
+    }
+
+    fn of_bucket(
+        &self,
+        bucket: u64,
+        remote: SocketAddr,
+        random: &[u8; 16],
+        handshake: &[u8; 8],
+        token_digest: &[u8; 32],
+    ) -> [u8; 16] {
+        let key: Zeroizing<[u8; 32]> = self.0.derive(&[b"mpp1 cookie", &bucket.to_be_bytes()]);
+        let port = remote.port().to_be_bytes();
+        // Canonical, so that a node with a dual-stack socket and one without agree; the family's number keeps the parts
+        // apart.
+        match remote.ip().to_canonical() {
+            IpAddr::V4(ip) => hmac_16(&key, &[&[4], &ip.octets(), &port, random, handshake, token_digest]),
+            IpAddr::V6(ip) => hmac_16(&key, &[&[6], &ip.octets(), &port, random, handshake, token_digest]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: u64 = 1_800_000_000_000; // the start of a bucket
+
+    fn remote(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn good_for_this_bucket_and_the_next() {
+        let cookies = Cookies::new(&ServiceSecret::new([1; 32]));
+        let from = remote("192.0.2.1:5000");
+        for made in [T, T + 14_999] {
+            let made_at = UnixTime::from_millis(made);
+            let challenge = cookies.challenge(made_at, from, &[2; 16], &[3; 8], b"token");
+            for (at, good) in [(T - 1, false), (made, true), (T + 29_999, true), (T + 30_000, false)] {
+                let at = UnixTime::from_millis(at);
+                let passed = cookies.check(at, &challenge, from, &[2; 16], &[3; 8], b"token");
+                assert_eq!(passed, good, "made at {made_at:?}, checked at {at:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn good_for_its_own_step_one_only() {
+        let secret = ServiceSecret::new([1; 32]);
+        let cookies = Cookies::new(&secret);
+        let now = UnixTime::from_millis(T);
+        let from = remote("192.0.2.1:5000");
+        let challenge = cookies.challenge(now, from, &[2; 16], &[3; 8], b"token");
+        let check = |echo: &[u8; 16], from, random, handshake, token: &[u8]| {
+            cookies.check(now, echo, from, random, handshake, token)
+        };
+        assert!(check(&challenge, from, &[2; 16], &[3; 8], b"token"));
+        assert!(check(&challenge, remote("[::ffff:192.0.2.1]:5000"), &[2; 16], &[3; 8], b"token"));
+        for bit in 0..128 {
+            let mut bad = challenge;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(!check(&bad, from, &[2; 16], &[3; 8], b"token"), "bit {bit}");
+        }
+        for other in ["192.0.2.2:5000", "192.0.2.1:5001", "[2001:db8::1]:5000"] {
+            assert!(!check(&challenge, remote(other), &[2; 16], &[3; 8], b"token"), "{other}");
+        }
+        assert!(!check(&challenge, from, &[4; 16], &[3; 8], b"token"));
+        assert!(!check(&challenge, from, &[2; 16], &[4; 8], b"token"));
+        assert!(!check(&challenge, from, &[2; 16], &[3; 8], b"tokem"));
+        let other = Cookies::new(&ServiceSecret::new([9; 32]));
+        assert!(!other.check(now, &challenge, from, &[2; 16], &[3; 8], b"token"));
+    }
+
+    #[test]
+    fn at_the_beginning_of_time_there_is_no_earlier_bucket() {
+        let cookies = Cookies::new(&ServiceSecret::new([1; 32]));
+        let from = remote("192.0.2.1:5000");
+        let challenge = cookies.challenge(UnixTime::EPOCH, from, &[2; 16], &[3; 8], b"");
+        assert!(cookies.check(UnixTime::EPOCH, &challenge, from, &[2; 16], &[3; 8], b""));
+    }
+}
