@@ -26,6 +26,8 @@ fn chunks_reach_fills_the_gap_with_defaults() {
     assert_eq!((chunks.len(), chunks[1999], chunks[2000]), (2001, 0, 5));
     *chunks.reach(3).unwrap() = 4;
     assert_eq!((chunks.len(), chunks[3]), (2001, 4));
+    // The chunk has room for it already, but it does not exist.
+    assert_eq!(chunks.get(2001), None);
     assert!(chunks.reach(3000).is_none());
     assert_eq!(chunks.len(), 2001);
 }
