@@ -1,0 +1,233 @@
+//! The channels of a service: which there are, their logs, and the memory their payloads take together.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use core::hash::BuildHasher;
+
+use hashbrown::HashTable;
+
+use super::config::ServiceConfig;
+use super::event::{AccountHead, PublishError};
+use crate::channel::{Event, Limits, Log, Removed};
+use crate::ids::{AccountId, Epoch, Serial};
+use crate::pool::{List, NIL, Slab};
+use crate::random::Rng;
+use crate::time::{Instant, UnixTime};
+
+/// A channel and its devices.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Account {
+    pub(super) id: AccountId,
+    pub(super) epoch: Epoch,
+    /// The devices with a record, half-open ones too.
+    pub(super) devices: List,
+    /// Its log; an account without events has none.
+    log: u32,
+    /// Whether its devices wait to be looked at because of a new event.
+    pub(super) dirty: bool,
+    /// Whether one of the new events is of high urgency.
+    pub(super) urgent: bool,
+}
+
+const _: () = assert!(size_of::<Account>() <= 64);
+
+/// All channels.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    config: Arc<ServiceConfig>,
+    slab: Slab<Account>,
+    /// Index by id. The hash is seeded, though the ids are hashes already: whoever may name accounts could choose
+    /// them.
+    directory: HashTable<u32>,
+    hasher: Seeded,
+    logs: Slab<Log>,
+    empty: Log,
+    /// Payload bytes in all rings.
+    bytes: usize,
+    /// Events in all rings in the order they came, some of them gone already.
+    order: VecDeque<(u32, Serial)>,
+    /// Events in all rings.
+    events: usize,
+    /// What ended otherwise than by delivery.
+    pub(super) removed: Removed,
+}
+
+impl Accounts {
+    pub(super) fn new(config: Arc<ServiceConfig>, rng: &mut Rng) -> Self {
+        Self {
+            slab: Slab::new(config.accounts),
+            logs: Slab::new(config.accounts),
+            directory: HashTable::new(),
+            hasher: Seeded(rng.u64()),
+            empty: Log::default(),
+            bytes: 0,
+            order: VecDeque::new(),
+            events: 0,
+            removed: Removed::default(),
+            config,
+        }
+    }
+
+    pub(super) fn find(&self, id: &AccountId) -> Option<u32> {
+        self.directory.find(self.hasher.hash_one(id), |i| self.slab[*i].id == *id).copied()
+    }
+
+    /// Opens a channel, or takes its history as the host tells it.
+    pub(super) fn open(&mut self, head: &AccountHead, rng: &mut Rng) -> Result<u32, PublishError> {
+        if let Some(index) = self.find(&head.account) {
+            return Ok(index);
+        }
+        let full = PublishError::Capacity { limit: self.config.accounts };
+        let log = match head.newest {
+            Serial::ZERO => NIL,
+            newest => self.logs.insert(Log::restored(newest)).ok_or(full)?,
+        };
+        let epoch = head.epoch.unwrap_or_else(|| draw_epoch(rng));
+        let account = Account { id: head.account, epoch, log, ..Account::default() };
+        let Some(index) = self.slab.insert(account) else {
+            self.logs.remove(log);
+            return Err(full);
+        };
+        let (hasher, slab) = (&self.hasher, &self.slab);
+        self.directory.insert_unique(hasher.hash_one(head.account), index, |i| hasher.hash_one(slab[*i].id));
+        Ok(index)
+    }
+
+    pub(super) fn get(&self, index: u32) -> &Account {
+        &self.slab[index]
+    }
+
+    pub(super) fn get_mut(&mut self, index: u32) -> &mut Account {
+        &mut self.slab[index]
+    }
+
+    pub(super) const fn len(&self) -> u32 {
+        self.slab.len()
+    }
+
+    /// Payload bytes in all rings.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The log of a channel.
+    pub(super) fn log(&self, index: u32) -> &Log {
+        self.logs.get(self.slab[index].log).unwrap_or(&self.empty)
+    }
+
+    /// The log of a channel, made if it has none yet.
+    pub(super) fn log_mut(&mut self, index: u32) -> Result<&mut Log, PublishError> {
+        let at = self.log_index(index)?;
+        Ok(&mut self.logs[at])
+    }
+
+    fn log_index(&mut self, index: u32) -> Result<u32, PublishError> {
+        let account = &mut self.slab[index];
+        if account.log == NIL {
+            let full = PublishError::Capacity { limit: self.config.accounts };
+            account.log = self.logs.insert(Log::default()).ok_or(full)?;
+        }
+        Ok(account.log)
+    }
+
+    pub(super) fn head(&self, index: u32) -> AccountHead {
+        let account = self.get(index);
+        AccountHead::restored(account.id, account.epoch, self.log(index).newest())
+    }
+
+    /// The history of a channel turned out to be lost: what its devices know of it counts no more.
+    pub(super) fn renew_epoch(&mut self, index: u32, rng: &mut Rng) {
+        self.slab[index].epoch = draw_epoch(rng);
+    }
+
+    /// Appends an event that has been checked, and keeps the limits of all rings.
+    pub(super) fn append(
+        &mut self,
+        now: Instant,
+        unix: UnixTime,
+        index: u32,
+        event: Event,
+    ) -> Result<Serial, PublishError> {
+        let at = self.log_index(index)?;
+        let limits = Limits { events: self.config.ring_events, bytes: self.config.ring_bytes };
+        let urgent = event.urgency == crate::channel::Urgency::High;
+        let wakes = event.urgency.wakes();
+        let size = event.payload.as_ref().map(bytes::Bytes::len);
+        let (serial, removed) = self.logs[at].append(now, unix, event, limits);
+        if let Some(size) = size {
+            self.bytes += size;
+            self.events += 1;
+            self.order.push_back((at, serial));
+        }
+        self.note(&removed);
+        self.hold_total();
+        let account = &mut self.slab[index];
+        account.urgent |= urgent;
+        account.dirty |= wakes;
+        Ok(serial)
+    }
+
+    fn note(&mut self, removed: &Removed) {
+        self.bytes -= removed.bytes;
+        self.events -= usize::try_from(removed.superseded + removed.expired + removed.dropped).unwrap_or(0);
+        self.removed.superseded += removed.superseded;
+        self.removed.expired += removed.expired;
+        self.removed.dropped += removed.dropped;
+    }
+
+    /// Drops the oldest events of all channels until their payloads fit into what all may take together.
+    fn hold_total(&mut self) {
+        while self.bytes > self.config.ring_bytes_total {
+            let Some((log, serial)) = self.order.pop_front() else { break };
+            if self.logs[log].oldest() == Some(serial) {
+                let mut removed = Removed::default();
+                self.logs[log].drop_oldest(&mut removed);
+                self.note(&removed);
+            }
+        }
+        // Names of events that are gone are swept out once they are the majority.
+        if self.order.len() > 1024 + 2 * self.events {
+            let logs = &self.logs;
+            self.order.retain(|(log, serial)| logs[*log].oldest().is_some_and(|oldest| *serial >= oldest));
+        }
+    }
+}
+
+fn draw_epoch(rng: &mut Rng) -> Epoch {
+    loop {
+        let epoch = Epoch(rng.array());
+        if epoch != Epoch::NONE {
+            return epoch;
+        }
+    }
+}
+
+/// A small keyed hash for ids of 16 bytes that are hashes themselves.
+#[derive(Clone, Debug)]
+struct Seeded(u64);
+
+impl BuildHasher for Seeded {
+    type Hasher = Mixer;
+
+    fn build_hasher(&self) -> Mixer {
+        Mixer(self.0)
+    }
+}
+
+#[derive(Debug)]
+struct Mixer(u64);
+
+impl core::hash::Hasher for Mixer {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            let product = u128::from(self.0 ^ u64::from_le_bytes(word)) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+            self.0 = (product >> 64) as u64 ^ product as u64;
+        }
+    }
+}

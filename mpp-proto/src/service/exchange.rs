@@ -1,0 +1,429 @@
+//! The first packet of a device: from the cheapest check to the dearest, and nothing is remembered before it proved
+//! that it comes from the holder of a ticket (SPEC.md, "Exchange").
+
+use alloc::boxed::Box;
+use alloc::vec;
+use core::time::Duration;
+
+use super::config::{AccountPolicy, DeferPolicy};
+use super::event::AccountHead;
+use super::record::{MAX_DEVICE_IDENTIFIERS, Owner, State, U48, flag};
+use super::{CloseReason, Service};
+use crate::crypto::{
+    AnswerKey, ConnectKey, ConnectionId, ConnectionKeys, ErrorKey, OpenedToken, Secret, Share, StepOneDigest, Token,
+};
+use crate::ids::{AccountId, DeviceId, Epoch, Rights, Serial, StoreSet};
+use crate::path::{Datagram, Disposition, DropReason, Path};
+use crate::time::{Instant, UnixTime};
+use crate::wire::{
+    AEAD_TAG, AnswerKind, Code, Connect, ConnectResponse, Emit, ErrorBody, MIN_PACKET, Purpose, RESET_TOKEN,
+    SERVICE_IDENTIFIER, SliceSink, Step1, Step1Error, TokenPlain, device_identifiers, emit_answer, read_sealed,
+    write_sealed,
+};
+
+/// How long a half-open connection waits for its first data packet.
+pub(super) const HALF_OPEN: Duration = Duration::from_secs(10);
+/// Half-open connections of one device.
+const MAX_HALF_OPEN: usize = 4;
+/// How far in this service's future a ticket may have been issued.
+const MAX_SKEW: Duration = Duration::from_secs(300);
+/// When a device connects anew for fresh keys: after a day if they hold an X25519 result, else within the hour.
+const REFRESH: Duration = Duration::from_secs(24 * 3600);
+const REFRESH_EARLY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
+/// Identifiers issued at the start.
+const IDENTIFIERS: usize = 3;
+
+/// What of step 1 is needed once its packet has been opened in place.
+struct Opening {
+    path: Path,
+    handshake: [u8; 8],
+    share: Option<[u8; 32]>,
+    size: usize,
+    digest: StepOneDigest,
+    /// Whether it brought a good answer to a challenge.
+    proven: bool,
+}
+
+/// The holder of a ticket.
+struct Holder {
+    account: AccountId,
+    device: DeviceId,
+    rights: Rights,
+    issued: UnixTime,
+    expiry: UnixTime,
+    secret: Secret,
+}
+
+/// What the device asked for.
+struct Wish {
+    connect_serial: u64,
+    identifiers: [[u8; 8]; MAX_DEVICE_IDENTIFIERS],
+    epoch: Epoch,
+    position: Serial,
+    filter: StoreSet,
+    covered: StoreSet,
+    packet_size: u16,
+    interval: Duration,
+}
+
+impl Service {
+    /// A packet that begins like step 1.
+    pub(super) fn handle_step1(&mut self, now: Instant, datagram: Datagram<'_>) -> Disposition {
+        let Datagram { path, payload } = datagram;
+        let step1 = match Step1::parse(payload) {
+            Ok(step1) => step1,
+            Err(Step1Error::Size) => return Disposition::Dropped(DropReason::Unpadded),
+            Err(Step1Error::Malformed) => return Disposition::Dropped(DropReason::Malformed),
+            Err(Step1Error::Version { handshake }) => {
+                self.hint(path, &handshake, Code::VERSION, Duration::ZERO);
+                return Disposition::Dropped(DropReason::Malformed);
+            }
+        };
+        if self.closed {
+            self.hint(path, &step1.handshake, Code::UNAVAILABLE, self.retry_after());
+            return Disposition::Dropped(DropReason::Closed);
+        }
+        if self.outbox.is_full() {
+            return Disposition::Dropped(DropReason::Capacity);
+        }
+        let unix = self.calendar.unix(now);
+        let proven = step1.echo.is_some_and(|echo| {
+            self.cookies.check(unix, &echo, path.remote, &step1.random, &step1.handshake, step1.token)
+        });
+        if !proven && (step1.echo.is_some() || self.wants_proof()) {
+            return self.defer(unix, path, &step1);
+        }
+        let holder = match self.holder(step1.token) {
+            Ok(holder) => holder,
+            Err(reason) => {
+                self.hint(path, &step1.handshake, Code::UNAUTHORIZED, Duration::ZERO);
+                return Disposition::Dropped(reason);
+            }
+        };
+        let digest = StepOneDigest::of(payload);
+        let opening =
+            Opening { path, handshake: step1.handshake, share: step1.share, size: payload.len(), digest, proven };
+        let connect_key = ConnectKey::new(&holder.secret, step1.clear);
+        let deferred = (!proven && self.half_open_of(&holder).count() >= MAX_HALF_OPEN)
+            .then(|| self.cookies.challenge(unix, path.remote, &step1.random, &step1.handshake, step1.token));
+        let clear_len = step1.clear.len();
+        let (clear, sealed) = payload.split_at_mut(clear_len);
+        let Ok(plain) = connect_key.open(clear, sealed) else {
+            return Disposition::Dropped(DropReason::Unauthentic);
+        };
+        // From here on the packet is authentic, if perhaps a copy.
+        if let Some(challenge) = deferred {
+            self.say_small(path, &opening.handshake, &AnswerKind::Defer { challenge });
+            self.stats.deferred += 1;
+            return Disposition::Accepted;
+        }
+        let Some(wish) = read_sealed(plain).and_then(Connect::parse).ok().map(Wish::from) else {
+            self.refuse(&opening, &holder.secret, Code::BAD_REQUEST, None);
+            return Disposition::Accepted;
+        };
+        self.admit(now, unix, &opening, &holder, &wish);
+        Disposition::Accepted
+    }
+
+    fn wants_proof(&self) -> bool {
+        match self.config.defer {
+            DeferPolicy::Always => true,
+            DeferPolicy::Above { half_open } => self.half_open >= half_open,
+        }
+    }
+
+    fn defer(&mut self, unix: UnixTime, path: Path, step1: &Step1<'_>) -> Disposition {
+        let challenge =
+            self.cookies.challenge(unix, path.remote, &step1.random, &step1.handshake, step1.token);
+        self.say_small(path, &step1.handshake, &AnswerKind::Defer { challenge });
+        self.stats.deferred += 1;
+        Disposition::Dropped(DropReason::RateLimited)
+    }
+
+    /// Opens a token with the key that it names.
+    fn holder(&self, token: &[u8]) -> Result<Holder, DropReason> {
+        let id = Token::key_id(token).ok_or(DropReason::Malformed)?;
+        let key = self.config.ticket_keys.iter().find(|k| k.id() == id).ok_or(DropReason::UnknownKey)?;
+        let opened = key.open(token).map_err(|_| DropReason::Unauthentic)?;
+        Holder::new(&opened).ok_or(DropReason::Malformed)
+    }
+
+    /// Decides about an authentic Connect, and answers it.
+    fn admit(&mut self, now: Instant, unix: UnixTime, opening: &Opening, holder: &Holder, wish: &Wish) {
+        let refusal = if holder.expiry <= unix {
+            Some(Code::TICKET_EXPIRED)
+        } else if holder.issued > unix + MAX_SKEW {
+            Some(Code::UNAUTHORIZED)
+        } else if !holder.rights.contains(Rights::RECEIVE) {
+            Some(Code::FORBIDDEN)
+        } else {
+            None
+        };
+        if let Some(code) = refusal {
+            return self.refuse(opening, &holder.secret, code, None);
+        }
+        let account = match (self.accounts.find(&holder.account), self.config.account_policy) {
+            (Some(account), _) => account,
+            (None, AccountPolicy::Restored) => {
+                return self.refuse(opening, &holder.secret, Code::UNKNOWN_ACCOUNT, None);
+            }
+            (None, AccountPolicy::Open) => {
+                let head = AccountHead::new(holder.account);
+                match self.accounts.open(&head, &mut self.rng) {
+                    Ok(account) => account,
+                    Err(_) => return self.refuse(opening, &holder.secret, Code::UNAVAILABLE, None),
+                }
+            }
+        };
+        if let Some(older) = self.connection_of(account, &holder.device) {
+            let confirmed = self.table.owner[older].connect_serial.get();
+            if wish.connect_serial <= confirmed {
+                return self.refuse(opening, &holder.secret, Code::CONFLICT, Some(confirmed));
+            }
+        }
+        // A position beyond the newest serial of the same epoch: this history was restored from before the device
+        // read it, so nothing that any device knows of it can be trusted.
+        if wish.epoch == self.accounts.get(account).epoch && wish.position > self.accounts.log(account).newest() {
+            self.accounts.renew_epoch(account, &mut self.rng);
+            self.close_all_of(now, account, Code::CONFLICT);
+        }
+        while self.half_open_of(holder).count() >= MAX_HALF_OPEN {
+            let Some(oldest) = self.half_open_of(holder).next() else { break };
+            self.end(oldest, None);
+        }
+        let Some(slot) = self.table.acquire() else {
+            return self.refuse(opening, &holder.secret, Code::UNAVAILABLE, None);
+        };
+        self.half_open += 1;
+        self.fill_record(now, slot, account, opening, holder, wish);
+        let Some((packet, keys)) = self.answer(now, unix, slot, opening, holder, wish) else {
+            return self.end(slot, None);
+        };
+        self.table.set_keys(slot, &keys);
+        self.outbox.large(opening.path, packet);
+    }
+
+    fn fill_record(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        account: u32,
+        opening: &Opening,
+        holder: &Holder,
+        wish: &Wish,
+    ) {
+        self.table.set_path(slot, &opening.path);
+        let known = wish.epoch == self.accounts.get(account).epoch;
+        let position = if known { wish.position } else { Serial::ZERO };
+        let packet_size = wish.packet_size.min(self.config.packet_size);
+        self.table.owner[slot] = Owner {
+            device: holder.device,
+            filter: wish.filter,
+            account,
+            sibling: crate::pool::Link::default(),
+            connect_serial: U48::new(wish.connect_serial),
+            since: U48::new(now.as_millis()),
+            rights: u8::try_from(holder.rights.0 & 0x3f).unwrap_or(0),
+            packet_size: u8::try_from(usize::from(packet_size).saturating_sub(MIN_PACKET)).unwrap_or(0),
+            interval: self.granted(wish.interval),
+            applied: 0,
+        };
+        let open = &mut self.table.open[slot];
+        open.window = crate::rud::replay::ReplayWindow::default();
+        open.position = position;
+        let ids = &mut self.table.ids[slot];
+        ids.next_number = 0;
+        ids.device = wish.identifiers;
+        ids.told = position;
+        let hot = &mut self.table.hot[slot];
+        hot.state = State::HalfOpen;
+        hot.heard = crate::wheel::tick_floor(now);
+        self.accounts.get_mut(account).devices.push_back(&mut self.table.owner, slot);
+        self.schedule(slot, now + HALF_OPEN, now);
+    }
+
+    /// Writes ResponderComplete: the keys come from it, so each has its own.
+    fn answer(
+        &mut self,
+        now: Instant,
+        unix: UnixTime,
+        slot: u32,
+        opening: &Opening,
+        holder: &Holder,
+        wish: &Wish,
+    ) -> Option<(Box<[u8]>, ConnectionKeys)> {
+        let share = (self.config.forward_secrecy && opening.share.is_some())
+            .then(|| Share::new(zeroize::Zeroizing::new(self.rng.array())));
+        let agreed = match (&share, &opening.share) {
+            (Some(own), Some(peer)) => Some(own.agree(peer)?),
+            _ => None,
+        };
+        let id = ConnectionId {
+            node: self.config.node,
+            shard: self.shard.0,
+            slot,
+            generation: self.table.hot[slot].generation,
+        };
+        let mut identifiers = [0; IDENTIFIERS * (SERVICE_IDENTIFIER + RESET_TOKEN)];
+        for pair in identifiers.as_chunks_mut::<{ SERVICE_IDENTIFIER + RESET_TOKEN }>().0 {
+            let identifier = self.identifiers.issue(id, &mut self.rng);
+            pair[..SERVICE_IDENTIFIER].copy_from_slice(&identifier);
+            pair[SERVICE_IDENTIFIER..].copy_from_slice(&self.identifiers.reset_token(&identifier));
+        }
+        let refresh_after = if agreed.is_some() {
+            self.table.hot[slot].set(flag::FORWARD_SECRET);
+            self.rng.fraction(900, 1100, REFRESH)
+        } else {
+            self.rng.duration(REFRESH_EARLY.0, REFRESH_EARLY.1)
+        };
+        let account = self.table.owner[slot].account;
+        let response = ConnectResponse {
+            identifiers: &identifiers,
+            epoch: self.accounts.get(account).epoch,
+            newest: self.accounts.log(account).newest(),
+            lost: self.lost_at(account, wish),
+            endpoint: Some(opening.path.remote),
+            service_time: unix,
+            lease: self.lease(slot),
+            refresh_after,
+            packet_size: u16::from(self.table.owner[slot].packet_size) + MIN_PACKET as u16,
+        };
+        let mut plain = [0; 512];
+        let len = response.write(&mut plain).ok()?;
+        let random = self.hedge.responder_random(&self.rng.array(), &opening.digest, plain.get(..len)?);
+        let kind = AnswerKind::Complete { random, share: share.as_ref().map(|s| *s.public()) };
+
+        let mut packet = vec![0; opening.size].into_boxed_slice();
+        let mut sink = SliceSink::new(&mut packet);
+        emit_answer(&mut sink, &opening.handshake, &kind);
+        let clear_len = sink.finish().ok()?;
+        let (clear, sealed) = packet.split_at_mut(clear_len);
+        let room = sealed.len().checked_sub(AEAD_TAG)?;
+        write_sealed(sealed.get_mut(..room)?, &response).ok()?;
+        let key = AnswerKey::new(&holder.secret, agreed.as_deref(), &opening.digest, clear);
+        key.seal(clear, sealed);
+        debug_assert!(now >= Instant::ZERO);
+        Some((packet, key.connection_keys()))
+    }
+
+    /// The stores of which events are lost to a device that connects so.
+    fn lost_at(&self, account: u32, wish: &Wish) -> StoreSet {
+        let log = self.accounts.log(account);
+        if wish.epoch == Epoch::NONE && wish.position == Serial::ZERO {
+            // It has seen nothing yet, which is true of every store: only what was dropped is lost.
+            log.lost(Serial::ZERO, wish.filter, StoreSet::ALL)
+        } else if wish.epoch != self.accounts.get(account).epoch {
+            wish.filter
+        } else {
+            log.lost(wish.position, wish.filter, wish.covered)
+        }
+    }
+
+    /// The half-open connections of the holder's device, oldest first.
+    fn half_open_of<'a>(&'a self, holder: &'a Holder) -> impl Iterator<Item = u32> + 'a {
+        let account = self.accounts.find(&holder.account);
+        account.into_iter().flat_map(|a| self.devices_of(a)).filter(|slot| {
+            self.table.hot[*slot].state == State::HalfOpen && self.table.owner[*slot].device == holder.device
+        })
+    }
+
+    /// The confirmed connection of a device.
+    pub(super) fn connection_of(&self, account: u32, device: &DeviceId) -> Option<u32> {
+        self.devices_of(account)
+            .find(|slot| self.table.hot[*slot].is_live() && self.table.owner[*slot].device == *device)
+    }
+
+    /// The first data packet of a half-open connection has come: from now on it is the device's connection.
+    pub(super) fn confirm(&mut self, now: Instant, slot: u32) {
+        let account = self.table.owner[slot].account;
+        let device = self.table.owner[slot].device;
+        if let Some(older) = self.connection_of(account, &device) {
+            // A later exchange that was confirmed earlier wins: its serial is above this one's.
+            if self.table.owner[older].connect_serial.get() > self.table.owner[slot].connect_serial.get() {
+                return self.close(now, slot, Code::CONFLICT, CloseReason::Superseded);
+            }
+            self.close(now, older, Code::CONFLICT, CloseReason::Superseded);
+        }
+        self.half_open -= 1;
+        self.stats.connected += 1;
+        self.stats.connects += 1;
+        let hot = &mut self.table.hot[slot];
+        hot.state = State::Connected;
+        hot.set(flag::ANNOUNCED);
+        self.table.owner[slot].since = U48::new(now.as_millis());
+        self.schedule(slot, now + self.lease(slot), now);
+        self.announce(slot);
+    }
+
+    /// An Error in clear: no more than a hint to the device.
+    fn hint(&mut self, path: Path, handshake: &[u8; 8], code: Code, retry_after: Duration) {
+        self.say_small(path, handshake, &AnswerKind::ClearError { code, retry_after });
+    }
+
+    fn say_small(&mut self, path: Path, handshake: &[u8; 8], kind: &AnswerKind) {
+        let mut packet = [0; 64];
+        let mut sink = SliceSink::new(&mut packet);
+        emit_answer(&mut sink, handshake, kind);
+        if let (Ok(len), false) = (sink.finish(), self.outbox.is_full()) {
+            self.outbox.small(path, &packet[..len]);
+        }
+    }
+
+    /// An authentic Error to the holder of a ticket.
+    fn refuse(&mut self, opening: &Opening, secret: &Secret, code: Code, serial: Option<u64>) {
+        let body = ErrorBody { code, retry_after: Duration::ZERO, serial, detail: "" };
+        let mut packet = [0; 160];
+        let written = (|| {
+            let mut plain = [0; 64];
+            let len = body.write(&mut plain).ok()?;
+            let random = self.hedge.responder_random(&self.rng.array(), &opening.digest, plain.get(..len)?);
+            let mut sink = SliceSink::new(&mut packet);
+            emit_answer(&mut sink, &opening.handshake, &AnswerKind::SealedError { random });
+            let clear_len = sink.finish().ok()?;
+            let end = clear_len + len + 1 + AEAD_TAG;
+            let (clear, sealed) = packet.get_mut(..end)?.split_at_mut(clear_len);
+            let room = sealed.len().checked_sub(AEAD_TAG)?;
+            write_sealed(sealed.get_mut(..room)?, &body).ok()?;
+            ErrorKey::new(secret, &opening.digest, clear).seal(clear, sealed);
+            Some(end)
+        })();
+        if let Some(len) = written {
+            self.outbox.large(opening.path, packet[..len].into());
+        }
+        self.stats.refused += 1;
+        let _ = opening.proven;
+    }
+}
+
+impl Holder {
+    fn new(opened: &OpenedToken) -> Option<Self> {
+        let plain = TokenPlain::parse(opened.plain()).ok().filter(|p| p.purpose == Purpose::Service)?;
+        Some(Self {
+            account: AccountId::of(plain.account),
+            device: plain.device,
+            rights: plain.rights,
+            issued: plain.issued,
+            expiry: plain.expiry,
+            secret: opened.secret().clone(),
+        })
+    }
+}
+
+impl From<Connect<'_>> for Wish {
+    fn from(connect: Connect<'_>) -> Self {
+        let mut identifiers = [[0; 8]; MAX_DEVICE_IDENTIFIERS];
+        for (to, from) in identifiers.iter_mut().zip(device_identifiers(connect.identifiers)) {
+            *to = from;
+        }
+        Self {
+            connect_serial: connect.connect_serial.min(U48::MAX),
+            identifiers,
+            epoch: connect.epoch,
+            position: connect.position,
+            filter: connect.filter,
+            covered: connect.covered,
+            packet_size: connect.packet_size,
+            interval: connect.interval,
+        }
+    }
+}
