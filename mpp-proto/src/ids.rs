@@ -41,6 +41,10 @@ impl fmt::Display for Serial {
     }
 }
 
+/// One shard of a service: an account lives on exactly one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u8);
+
 /// The number of a request, unique in its connection, rising.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u32);

@@ -4,11 +4,38 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod batch;
+mod channel;
 mod crypto;
+mod device;
 mod ids;
 mod path;
 mod pool;
 mod random;
+mod rud;
+mod service;
 mod time;
+mod wakeup;
 mod wheel;
 mod wire;
+
+pub use batch::TransmitBatch;
+pub use channel::{
+    CollapseKey, DEFAULT_TTL, Event, EventError, MAX_KEY, MAX_PAYLOAD, MAX_TTL, Notification, NotificationKind,
+    Urgency,
+};
+pub use crypto::{Secret, ServiceSecret, TicketKey};
+pub use device::{
+    Acknowledgement, CommandError, Connected, ConnectionState, DeviceConfig, DeviceEvent, DisconnectReason, Family,
+    LinkState, RequestError, ResolveId,
+};
+pub use ids::{AccountId, DeviceId, Epoch, RequestId, Rights, Serial, ShardId, StoreId, StoreSet};
+pub use path::{Datagram, Disposition, DropReason, LinkId, Path, Transmit};
+pub use random::Seed;
+pub use service::{
+    AccountHead, AccountPolicy, CloseReason, DeferPolicy, DeviceState, DeviceStatus, Progress, PublishError, Service,
+    ServiceConfig, ServiceEvent, ServiceStats,
+};
+pub use time::{Instant, UnixTime};
+pub use wakeup::{TimerKind, Wakeup};
+pub use wire::{Code, Endpoint, EndpointError, Ticket, TicketError};

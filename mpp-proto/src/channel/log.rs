@@ -71,7 +71,7 @@ pub(crate) struct Listener {
 }
 
 /// What a Notify will hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// It covers everything after the listener's `told` up to here.
     pub(crate) upto: Serial,
@@ -87,6 +87,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// A fingerprint of a choice of events. FNV-1a: what goes in are serials the service gave, nobody can aim at it.
+    pub(crate) fn fingerprint(serials: impl Iterator<Item = Serial>) -> u64 {
+        serials.fold(0xcbf2_9ce4_8422_2325, |hash, s| (hash ^ s.0).wrapping_mul(0x100_0000_01b3))
+    }
+
     /// Whether the listener has anything to hear.
     pub(crate) const fn is_empty(&self) -> bool {
         self.events == 0 && self.changed.is_empty() && self.lost.is_empty()
@@ -124,7 +129,7 @@ impl Log {
     }
 
     /// The store's last serial for each store with an event.
-    pub(crate) fn stores(&self) -> impl Iterator<Item = (StoreId, Serial)> {
+    pub(crate) fn stores(&self) -> impl Iterator<Item = (StoreId, Serial)> + Clone {
         self.marks.iter().map(|m| (m.store, m.last))
     }
 
@@ -251,7 +256,7 @@ impl Log {
             lost: self.lost(listener.told, listener.filter, StoreSet::ALL),
             events: 0,
             size: 0,
-            content: 0xcbf2_9ce4_8422_2325,
+            content: 0,
         };
         for event in self.owed(listener, unix, self.newest) {
             let size = size_of(event);
@@ -261,9 +266,8 @@ impl Log {
             }
             plan.events += 1;
             plan.size += size;
-            // FNV-1a over the serials: only this service's own choices go in, so nobody can aim at it.
-            plan.content = (plan.content ^ event.serial.0).wrapping_mul(0x100_0000_01b3);
         }
+        plan.content = Plan::fingerprint(self.owed(listener, unix, plan.upto).map(|e| e.serial));
         plan.changed = self
             .marks
             .iter()

@@ -106,6 +106,21 @@ impl Flight {
         self.next_order != 0
     }
 
+    /// Whether the other side has kept some of it.
+    pub(crate) const fn has_arrived_in_part(&self) -> bool {
+        self.acknowledged != 0
+    }
+
+    /// Timeouts since the last progress.
+    pub(crate) const fn timeouts(&self) -> u8 {
+        self.timeouts
+    }
+
+    /// Goes on counting where a datagram that this one replaces left off.
+    pub(crate) const fn resume_after(&mut self, timeouts: u8) {
+        self.timeouts = timeouts;
+    }
+
     /// Packets sent and neither acknowledged nor given up as lost.
     fn in_flight(&self) -> u32 {
         (self.sent() & !self.acknowledged & !self.pending).count_ones()

@@ -40,8 +40,6 @@ struct Opening {
     share: Option<[u8; 32]>,
     size: usize,
     digest: StepOneDigest,
-    /// Whether it brought a good answer to a challenge.
-    proven: bool,
 }
 
 /// The holder of a ticket.
@@ -80,7 +78,8 @@ impl Service {
             }
         };
         if self.closed {
-            self.hint(path, &step1.handshake, Code::UNAVAILABLE, self.retry_after());
+            let (handshake, retry_after) = (step1.handshake, self.retry_after());
+            self.hint(path, &handshake, Code::UNAVAILABLE, retry_after);
             return Disposition::Dropped(DropReason::Closed);
         }
         if self.outbox.is_full() {
@@ -102,7 +101,7 @@ impl Service {
         };
         let digest = StepOneDigest::of(payload);
         let opening =
-            Opening { path, handshake: step1.handshake, share: step1.share, size: payload.len(), digest, proven };
+            Opening { path, handshake: step1.handshake, share: step1.share, size: payload.len(), digest };
         let connect_key = ConnectKey::new(&holder.secret, step1.clear);
         let deferred = (!proven && self.half_open_of(&holder).count() >= MAX_HALF_OPEN)
             .then(|| self.cookies.challenge(unix, path.remote, &step1.random, &step1.handshake, step1.token));
@@ -196,7 +195,7 @@ impl Service {
         };
         self.half_open += 1;
         self.fill_record(now, slot, account, opening, holder, wish);
-        let Some((packet, keys)) = self.answer(now, unix, slot, opening, holder, wish) else {
+        let Some((packet, keys)) = self.answer(unix, slot, opening, holder, wish) else {
             return self.end(slot, None);
         };
         self.table.set_keys(slot, &keys);
@@ -245,7 +244,6 @@ impl Service {
     /// Writes ResponderComplete: the keys come from it, so each has its own.
     fn answer(
         &mut self,
-        now: Instant,
         unix: UnixTime,
         slot: u32,
         opening: &Opening,
@@ -302,7 +300,6 @@ impl Service {
         write_sealed(sealed.get_mut(..room)?, &response).ok()?;
         let key = AnswerKey::new(&holder.secret, agreed.as_deref(), &opening.digest, clear);
         key.seal(clear, sealed);
-        debug_assert!(now >= Instant::ZERO);
         Some((packet, key.connection_keys()))
     }
 
@@ -340,16 +337,16 @@ impl Service {
         if let Some(older) = self.connection_of(account, &device) {
             // A later exchange that was confirmed earlier wins: its serial is above this one's.
             if self.table.owner[older].connect_serial.get() > self.table.owner[slot].connect_serial.get() {
-                return self.close(now, slot, Code::CONFLICT, CloseReason::Superseded);
+                return self.close_record(now, slot, CloseReason::Superseded);
             }
-            self.close(now, older, Code::CONFLICT, CloseReason::Superseded);
+            self.close_record(now, older, CloseReason::Superseded);
         }
         self.half_open -= 1;
         self.stats.connected += 1;
         self.stats.connects += 1;
         let hot = &mut self.table.hot[slot];
         hot.state = State::Connected;
-        hot.set(flag::ANNOUNCED);
+        hot.set(flag::CONNECTED);
         self.table.owner[slot].since = U48::new(now.as_millis());
         self.schedule(slot, now + self.lease(slot), now);
         self.announce(slot);
@@ -391,7 +388,6 @@ impl Service {
             self.outbox.large(opening.path, packet[..len].into());
         }
         self.stats.refused += 1;
-        let _ = opening.proven;
     }
 }
 

@@ -38,8 +38,8 @@ pub(super) enum State {
 pub(super) mod flag {
     /// The record waits in the host's queue of events.
     pub(in crate::service) const EVENT: u8 = 1;
-    /// The device is connected and the host has been or will be told.
-    pub(in crate::service) const ANNOUNCED: u8 = 1 << 1;
+    /// The device has been connected, so the host hears of it.
+    pub(in crate::service) const CONNECTED: u8 = 1 << 1;
     /// Its position moved and the host has not drained it.
     pub(in crate::service) const POSITION: u8 = 1 << 2;
     /// Nothing came back for a whole Notify: silent until the device is heard.
@@ -48,8 +48,10 @@ pub(super) mod flag {
     pub(in crate::service) const URGENT: u8 = 1 << 4;
     /// The keys hold an X25519 result.
     pub(in crate::service) const FORWARD_SECRET: u8 = 1 << 5;
-    /// `Connected` has been told to the host.
+    /// The host has heard that it is connected.
     pub(in crate::service) const TOLD_CONNECTED: u8 = 1 << 6;
+    /// The host has heard that it is not any more.
+    pub(in crate::service) const TOLD_CLOSED: u8 = 1 << 7;
 }
 
 /// What every packet and every timer touches.
@@ -67,7 +69,7 @@ pub(super) struct Hot {
     pub(super) flags: u8,
     pub(super) state: State,
     pub(super) window: Window,
-    /// Why it is closing: a code less 400.
+    /// Why it is closing: a packed `CloseReason`.
     pub(super) closing: u8,
     pub(super) rtt: Rtt,
     /// When the device was last heard, in ticks.
@@ -122,14 +124,14 @@ impl Hot {
 }
 
 /// What is needed to send.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Seal {
     pub(super) key: [u8; 32],
     pub(super) header: [u8; 32],
 }
 
 /// What is needed to receive.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Open {
     pub(super) key: [u8; 32],
     pub(super) window: ReplayWindow,
@@ -138,7 +140,7 @@ pub(super) struct Open {
 }
 
 /// Counters, initial vectors and the device's identifiers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Ids {
     pub(super) seal_iv: [u8; 12],
     pub(super) open_iv: [u8; 12],
@@ -197,7 +199,6 @@ const _: () = assert!(size_of::<Ids>() == 64);
 const _: () = assert!(size_of::<Owner>() == 64);
 
 /// All records: five arrays side by side under one list of free slots.
-#[derive(Debug)]
 pub(super) struct Table {
     pub(super) hot: Chunks<Hot>,
     pub(super) seal: Chunks<Seal>,

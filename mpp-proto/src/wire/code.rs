@@ -7,6 +7,8 @@ use core::fmt;
 pub struct Code(u16);
 
 impl Code {
+    /// 200: closed as the application wanted.
+    pub const CLOSED: Self = Self(200);
     /// 400: the other side found a message that breaks the protocol.
     pub const BAD_REQUEST: Self = Self(400);
     /// 401: the ticket is not accepted.
@@ -43,6 +45,7 @@ impl Code {
     /// What it says, if it is known here.
     pub const fn text(self) -> Option<&'static str> {
         Some(match self {
+            Self::CLOSED => "closed",
             Self::BAD_REQUEST => "bad request",
             Self::UNAUTHORIZED => "ticket not accepted",
             Self::FORBIDDEN => "not allowed by this ticket",

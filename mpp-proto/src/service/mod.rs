@@ -1,0 +1,351 @@
+//! The service: everything that happens on its port, for one shard of its accounts.
+
+mod accounts;
+mod config;
+mod event;
+mod exchange;
+mod notify;
+mod outbox;
+mod packet;
+mod record;
+mod send;
+mod stats;
+mod timers;
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::num::NonZeroUsize;
+use core::time::Duration;
+
+pub use config::{AccountPolicy, DeferPolicy, ServiceConfig};
+pub use event::{AccountHead, CloseReason, DeviceState, DeviceStatus, PublishError, ServiceEvent};
+pub use stats::ServiceStats;
+
+use accounts::Accounts;
+use notify::Sending;
+use outbox::Outbox;
+use packet::Bucket;
+use record::{State, Table, flag};
+
+use crate::batch::TransmitBatch;
+use crate::channel::Event;
+use crate::crypto::{Cookies, HedgeKey, Identifiers};
+use crate::ids::{AccountId, DeviceId, Epoch, Serial, ShardId};
+use crate::path::{Datagram, Disposition, DropReason};
+use crate::pool::{List, Slab};
+use crate::random::{Rng, Seed};
+use crate::time::{Calendar, Instant, UnixTime};
+use crate::wakeup::{TimerKind, Wakeup};
+use crate::wheel::{Wheel, instant_of, tick_floor};
+use crate::wire::{Code, Kind, classify_service};
+
+/// Whether a bounded piece of work is done.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing more is due.
+    Done,
+    /// The budget ran out before the work: call again.
+    More,
+}
+
+/// One shard of a service: the devices of its accounts, their channels, and what is on its way to them.
+///
+/// It does no I/O and reads no clock. The host calls, in any order and as often as it likes,
+/// [`handle_datagrams`](Self::handle_datagrams) with what its sockets received and
+/// [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) says so; after each, and after
+/// [`publish`](Self::publish), it takes [`poll_transmit`](Self::poll_transmit) until that gives nothing, and
+/// [`poll_event`](Self::poll_event) likewise. `now` never goes back.
+pub struct Service {
+    /// The latest time the host named.
+    now: Instant,
+    config: Arc<ServiceConfig>,
+    shard: ShardId,
+    rng: Rng,
+    calendar: Calendar,
+    cookies: Cookies,
+    hedge: HedgeKey,
+    identifiers: Identifiers,
+    table: Table,
+    accounts: Accounts,
+    wheel: Wheel,
+    sendings: Slab<Sending>,
+    /// Records with something to send.
+    ready: List,
+    /// Accounts whose devices have to be looked at.
+    dirty: VecDeque<u32>,
+    outbox: Outbox,
+    /// Records whose events the host has not taken.
+    events: VecDeque<u32>,
+    /// Records whose position moved.
+    positions: VecDeque<u32>,
+    half_open: u32,
+    resets: Bucket,
+    stats: ServiceStats,
+    closed: bool,
+    retry_after: Duration,
+}
+
+impl Service {
+    /// An empty shard. `seed` comes from the operating system's generator and is used once; `clock` is the civil
+    /// time at `now`.
+    pub fn new(config: Arc<ServiceConfig>, shard: ShardId, seed: Seed, now: Instant, clock: UnixTime) -> Self {
+        let mut rng = Rng::new(seed);
+        let capacity = config.capacity.min(crate::crypto::ConnectionId::MAX_SLOT);
+        Self {
+            now,
+            shard,
+            calendar: Calendar::new(now, clock),
+            cookies: Cookies::new(&config.secret),
+            hedge: HedgeKey::new(&config.secret),
+            identifiers: Identifiers::new(&config.secret),
+            table: Table::new(capacity, u16::from_be_bytes(rng.array())),
+            accounts: Accounts::new(Arc::clone(&config), &mut rng),
+            wheel: Wheel::new(tick_floor(now)),
+            sendings: Slab::new(capacity),
+            ready: List::default(),
+            dirty: VecDeque::new(),
+            outbox: Outbox::default(),
+            events: VecDeque::new(),
+            positions: VecDeque::new(),
+            half_open: 0,
+            resets: Bucket::new(now),
+            stats: ServiceStats::default(),
+            closed: false,
+            retry_after: Duration::ZERO,
+            rng,
+            config,
+        }
+    }
+
+    /// Whether a packet that begins with these bytes (16 are enough) could be for this service: for a socket shared
+    /// with foreign traffic. Cheap, and says yes to about one foreign packet in 2^32.
+    pub fn recognizes(&self, first_bytes: &[u8]) -> bool {
+        match first_bytes.first_chunk::<16>() {
+            Some([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) => true,
+            Some(identifier) => self.identifiers.open(identifier).is_some(),
+            None => false,
+        }
+    }
+
+    /// Takes received datagrams. `dispositions` is cleared and gets one entry for each, in order.
+    pub fn handle_datagrams(
+        &mut self,
+        now: Instant,
+        batch: &mut [Datagram<'_>],
+        dispositions: &mut Vec<Disposition>,
+    ) {
+        dispositions.clear();
+        // What is due comes first, so that the order of things does not depend on how often the host calls.
+        while self.handle_timeout(now, NonZeroUsize::MAX) == Progress::More {}
+        for datagram in batch {
+            let datagram = Datagram { path: datagram.path, payload: &mut *datagram.payload };
+            self.stats.packets_received += 1;
+            self.stats.bytes_received += datagram.payload.len() as u64;
+            let disposition = match classify_service(datagram.payload) {
+                Kind::Step1 => self.handle_step1(now, datagram),
+                Kind::Data => self.handle_data(now, datagram),
+                Kind::Stun | Kind::None => Disposition::NotForUs,
+            };
+            match disposition {
+                Disposition::Dropped(reason) => self.stats.dropped[reason as usize] += 1,
+                Disposition::NotForUs => self.stats.foreign += 1,
+                Disposition::Accepted => {}
+            }
+            dispositions.push(disposition);
+        }
+    }
+
+    /// Corrects the civil clock: `clock` is the time at `now`.
+    pub fn set_clock(&mut self, now: Instant, clock: UnixTime) {
+        self.calendar = Calendar::new(now, clock);
+    }
+
+    /// Opens a channel, with its history if it has one. A channel that is open already is left as it is.
+    ///
+    /// # Errors
+    /// [`PublishError::Capacity`] if the table of channels is full.
+    pub fn restore(&mut self, head: AccountHead) -> Result<(), PublishError> {
+        self.accounts.open(&head, &mut self.rng).map(|_| ())
+    }
+
+    /// Epoch and newest serial of a channel.
+    pub fn head(&self, account: &AccountId) -> Option<AccountHead> {
+        self.accounts.find(account).map(|index| self.accounts.head(index))
+    }
+
+    /// Publishes an event; the channel's next serial is its number. For hosts that keep the log in memory: at every
+    /// start each channel begins a new epoch.
+    ///
+    /// # Errors
+    /// Names the limit the event breaks, or what is missing.
+    pub fn publish(
+        &mut self,
+        now: Instant,
+        account: &AccountId,
+        event: Event,
+    ) -> Result<Serial, PublishError> {
+        event.check()?;
+        if self.closed {
+            return Err(PublishError::Closed);
+        }
+        let index = self.accounts.find(account).ok_or(PublishError::UnknownAccount)?;
+        self.append(now, index, event)
+    }
+
+    /// Delivers an event that the host's own log has made durable under `serial`. Serials follow each other without
+    /// holes; see [`skip`](Self::skip) for those that the host has lost.
+    ///
+    /// # Errors
+    /// [`PublishError::Hole`] unless `serial` is the next one; else as [`publish`](Self::publish).
+    pub fn deliver(
+        &mut self,
+        now: Instant,
+        account: &AccountId,
+        serial: Serial,
+        event: Event,
+    ) -> Result<(), PublishError> {
+        let index = self.accounts.find(account).ok_or(PublishError::UnknownAccount)?;
+        let newest = self.accounts.log(index).newest();
+        if serial != newest.next() {
+            return Err(PublishError::Hole { newest, got: serial });
+        }
+        self.publish(now, account, event).map(|_| ())
+    }
+
+    /// Declares all serials up to and including `upto` lost: devices that have not been told of them are told of a
+    /// gap in every store.
+    ///
+    /// # Errors
+    /// [`PublishError::UnknownAccount`], [`PublishError::Capacity`].
+    pub fn skip(&mut self, account: &AccountId, upto: Serial) -> Result<(), PublishError> {
+        let index = self.accounts.find(account).ok_or(PublishError::UnknownAccount)?;
+        self.accounts.log_mut(index)?.skip_to(upto);
+        self.accounts.get_mut(index).dirty = true;
+        self.dirty.push_back(index);
+        Ok(())
+    }
+
+    fn append(&mut self, now: Instant, index: u32, event: Event) -> Result<Serial, PublishError> {
+        let unix = self.calendar.unix(now);
+        let was_dirty = self.accounts.get(index).dirty;
+        let serial = self.accounts.append(now, unix, index, event)?;
+        self.stats.published += 1;
+        if !was_dirty && self.accounts.get(index).dirty {
+            self.dirty.push_back(index);
+        }
+        Ok(serial)
+    }
+
+    /// The connected devices of an account.
+    pub fn devices(&self, now: Instant, account: &AccountId) -> impl Iterator<Item = DeviceStatus> + '_ {
+        let account = self.accounts.find(account);
+        account.into_iter().flat_map(|a| self.devices_of(a)).filter_map(move |slot| {
+            let hot = &self.table.hot[slot];
+            let state = match hot.state {
+                State::Connected => DeviceState::Connected,
+                State::Overdue1 => DeviceState::Overdue1,
+                State::Overdue2 => DeviceState::Overdue2,
+                _ => return None,
+            };
+            Some(DeviceStatus {
+                device: self.table.owner[slot].device,
+                state,
+                path: self.table.path(slot),
+                silent: now.since(self.table.heard(slot, now)),
+                connected: now.since(Instant::from_micros(self.table.owner[slot].since.get() * 1000)),
+                told: self.table.ids[slot].told,
+                position: self.table.open[slot].position,
+                rtt: hot.rtt.smoothed(),
+            })
+        })
+    }
+
+    /// The records of an account, oldest first.
+    fn devices_of(&self, account: u32) -> impl Iterator<Item = u32> + '_ {
+        let first = self.accounts.get(account).devices.front();
+        core::iter::successors(first, |slot| self.table.owner[*slot].sibling.next())
+    }
+
+    /// Hands over up to `max` positions that have moved since they were last drained.
+    pub fn drain_positions(&mut self, max: usize, mut sink: impl FnMut(AccountId, DeviceId, Epoch, Serial)) {
+        for _ in 0..max {
+            let Some(slot) = self.positions.pop_front() else { break };
+            let hot = &mut self.table.hot[slot];
+            if !hot.has(flag::POSITION) {
+                continue;
+            }
+            hot.clear(flag::POSITION);
+            let owner = &self.table.owner[slot];
+            let account = self.accounts.get(owner.account);
+            sink(account.id, owner.device, account.epoch, self.table.open[slot].position);
+        }
+    }
+
+    /// Closes every connection with 503 and takes no new ones. Each device is asked to come back after a time drawn
+    /// between zero and `spread`, so that they do not all come at once.
+    pub fn close(&mut self, now: Instant, spread: Duration) {
+        self.closed = true;
+        self.retry_after = spread;
+        for slot in 0..self.table.hot.len() {
+            if self.table.hot[slot].is_live() {
+                self.close_record(now, slot, CloseReason::ByService(Code::UNAVAILABLE));
+            }
+        }
+    }
+
+    /// A moment to come back at, if the service is closing.
+    fn retry_after(&mut self) -> Duration {
+        self.rng.duration(Duration::ZERO, self.retry_after)
+    }
+
+    /// Whether it was closed and every farewell has been handed out.
+    pub fn is_drained(&self) -> bool {
+        self.closed && self.outbox.is_empty()
+    }
+
+    /// Counters since the start, and gauges.
+    pub fn stats(&self) -> ServiceStats {
+        ServiceStats {
+            half_open: u64::from(self.half_open),
+            records: u64::from(self.table.len()),
+            accounts: u64::from(self.accounts.len()),
+            ring_bytes: self.accounts.bytes() as u64,
+            superseded: self.accounts.removed.superseded,
+            expired: self.accounts.removed.expired,
+            overflowed: self.accounts.removed.dropped,
+            ..self.stats
+        }
+    }
+
+    /// Adds packets to `batch` until it is full or nothing is left to send now; returns how many transmissions it
+    /// added. Takes time for what it sends only.
+    pub fn poll_transmit(&mut self, now: Instant, batch: &mut TransmitBatch) -> usize {
+        self.fill(now, batch)
+    }
+
+    /// The next event. Events are flags in the records of the devices: however many devices come and go, none is
+    /// lost and no queue fills up.
+    pub fn poll_event(&mut self) -> Option<ServiceEvent> {
+        while let Some(slot) = self.events.pop_front() {
+            if let Some(event) = self.event_of(slot) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn poll_timeout(&self) -> Option<Wakeup> {
+        self.wheel.next().map(|tick| Wakeup { at: instant_of(tick, self.now), reason: TimerKind::Wheel })
+    }
+}
+
+impl fmt::Debug for Service {
+    // Its parts hold keys and payloads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("shard", &self.shard).field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,298 @@
+//! Notifications: which device is owed what, and getting it there (SPEC.md, "Notify").
+
+use super::Service;
+use super::record::flag;
+use crate::batch::TransmitBatch;
+use crate::channel::{Listener, Plan, Stored};
+use crate::ids::{Serial, StoreSet};
+use crate::pool::NIL;
+use crate::rud::flight::{Flight, Outcome};
+use crate::time::{Instant, UnixTime};
+use crate::wheel::Node;
+use crate::wire::{
+    DEVICE_IDENTIFIER, Direction, Emit, EventRef, Header, MAX_PACKETS, MIN_PACKET, Notify, fragment_capacity,
+};
+
+/// What a Notify takes beside its events, at most: type, three serials, two sets of stores, the end.
+const NOTIFY_OVERHEAD: usize = 96;
+
+/// A Notify in flight.
+#[derive(Clone, Default)]
+pub(super) struct Sending {
+    pub(super) timer: Node,
+    slot: u32,
+    flight: Flight,
+    /// What it covers starts after this serial.
+    told: Serial,
+    plan: Plan,
+    /// The length of the message.
+    size: usize,
+    /// The version of the log it was made from, and until when its events live: it is made anew when either changes
+    /// what it says.
+    version: u32,
+    expires: UnixTime,
+}
+
+impl Service {
+    /// Looks at the devices of the accounts that got events.
+    pub(super) fn spread(&mut self) {
+        while let Some(account) = self.dirty.pop_front() {
+            let a = self.accounts.get_mut(account);
+            let urgent = core::mem::take(&mut a.urgent);
+            a.dirty = false;
+            let mut next = a.devices.front();
+            while let Some(slot) = next {
+                next = self.table.owner[slot].sibling.next();
+                let hot = &mut self.table.hot[slot];
+                if !hot.is_live() || hot.has(flag::SILENT) {
+                    continue;
+                }
+                if urgent && hot.sending != NIL {
+                    hot.set(flag::URGENT);
+                }
+                if urgent || hot.sending == NIL {
+                    self.ready.push_back(&mut self.table.hot, slot);
+                }
+            }
+        }
+    }
+
+    /// If the device is owed something and nothing is on its way, it will be.
+    pub(super) fn check_owed(&mut self, slot: u32) {
+        let hot = &self.table.hot[slot];
+        let newest = self.accounts.log(self.table.owner[slot].account).newest();
+        if hot.is_live() && hot.sending == NIL && self.table.ids[slot].told < newest {
+            self.ready.push_back(&mut self.table.hot, slot);
+        }
+    }
+
+    /// Sends what may be sent to a device now. True if it has more than the batch had room for.
+    pub(super) fn transmit(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
+        let unix = self.calendar.unix(now);
+        if self.table.hot[slot].has(flag::URGENT) {
+            self.table.hot[slot].clear(flag::URGENT);
+            self.drop_sending(slot);
+        }
+        if self.table.hot[slot].sending != NIL && self.is_outdated(slot, unix) {
+            self.drop_sending(slot);
+        }
+        if self.table.hot[slot].sending == NIL && !self.begin(slot, unix) {
+            return false;
+        }
+        let more = self.send_packets(now, slot, unix, batch);
+        let hot = &self.table.hot[slot];
+        let sending = &self.sendings[hot.sending];
+        let heard = self.table.heard(slot, now);
+        if let Some(at) = sending.flight.deadline(&hot.rtt, hot.window, heard) {
+            self.schedule_sending(hot.sending, at, now);
+        }
+        more
+    }
+
+    /// Makes the next Notify for a device. False if there is nothing to say.
+    fn begin(&mut self, slot: u32, unix: UnixTime) -> bool {
+        let listener = self.listener(slot);
+        let account = self.table.owner[slot].account;
+        let capacity = self.capacity(slot);
+        let room = capacity * MAX_PACKETS - NOTIFY_OVERHEAD;
+        let log = self.accounts.log(account);
+        let plan = log.plan(&listener, unix, room, |stored| EventRef::from(stored).item_len());
+        if plan.is_empty() {
+            // All of it was filtered, expired or superseded: that is as good as told.
+            self.table.ids[slot].told = plan.upto;
+            return false;
+        }
+        let expires = log.owed(&listener, unix, plan.upto).map(|e| e.expires).min();
+        let size = message(&plan, listener.told, log.owed(&listener, unix, plan.upto)).emitted_len();
+        let version = log.version();
+        let Ok(count) = u8::try_from(size.div_ceil(capacity)) else { return false };
+        let number = self.table.take_number(slot);
+        let sending = Sending {
+            timer: Node::default(),
+            slot,
+            flight: Flight::new(number, count),
+            told: listener.told,
+            plan,
+            size,
+            version,
+            expires: expires.unwrap_or(UnixTime::from_millis(u64::MAX)),
+        };
+        let Some(at) = self.sendings.insert(sending) else { return false };
+        self.table.hot[slot].sending = at;
+        self.stats.notifies += 1;
+        true
+    }
+
+    /// Whether the Notify in flight no longer says what it would say if it were made now, of the same serials.
+    fn is_outdated(&mut self, slot: u32, unix: UnixTime) -> bool {
+        let at = self.table.hot[slot].sending;
+        let sending = &self.sendings[at];
+        let log = self.accounts.log(self.table.owner[slot].account);
+        if sending.version == log.version() && unix < sending.expires {
+            return false;
+        }
+        let listener = Listener { told: sending.told, ..self.listener(slot) };
+        let content = Plan::fingerprint(log.owed(&listener, unix, sending.plan.upto).map(|e| e.serial));
+        let version = log.version();
+        if content != sending.plan.content {
+            return true;
+        }
+        self.sendings[at].version = version;
+        false
+    }
+
+    fn send_packets(&mut self, now: Instant, slot: u32, unix: UnixTime, batch: &mut TransmitBatch) -> bool {
+        let listener = self.listener(slot);
+        let capacity = self.capacity(slot);
+        let packet_size = MIN_PACKET + usize::from(self.table.owner[slot].packet_size);
+        let path = self.table.path(slot);
+        let window = self.table.hot[slot].window;
+        let keys = self.table.seal_keys(slot);
+        let identifier = self.table.ids[slot].device[0];
+        let sending = &mut self.sendings[self.table.hot[slot].sending];
+        let log = self.accounts.log(self.table.owner[slot].account);
+        let listener = Listener { told: sending.told, ..listener };
+        let message = message(&sending.plan, sending.told, log.owed(&listener, unix, sending.plan.upto));
+        let mut first = true;
+        loop {
+            let Some(room) = batch.room() else { return true };
+            let Some((index, transmission)) = sending.flight.next_packet(now, window) else { return false };
+            let skip = usize::from(index) * capacity;
+            let header = Header {
+                wanted: true,
+                count: sending.flight.count(),
+                index,
+                transmission,
+                ..Header::single(sending.flight.number(), Direction::ToInitiator)
+            };
+            let part = capacity.min(sending.size - skip);
+            let len = super::send::seal_fragment(&keys, identifier, &header, room, part, |out| {
+                message.write_range(skip, out);
+            });
+            self.stats.retransmitted += u64::from(transmission > 0);
+            self.stats.packets_sent += 1;
+            self.stats.bytes_sent += len as u64;
+            // Packets of full size and whatever follows them go out in one piece.
+            if first {
+                batch.push(path, len);
+            } else {
+                batch.extend(packet_size as u16, len);
+            }
+            first = len < packet_size;
+        }
+    }
+
+    /// The device has kept these packets of its datagram `number`.
+    pub(super) fn acknowledged(&mut self, now: Instant, slot: u32, number: u64, bitmap: u16) {
+        let hot = &mut self.table.hot[slot];
+        let Some(sending) = self.sendings.get_mut(hot.sending).filter(|s| s.flight.number() == number) else {
+            return;
+        };
+        match sending.flight.on_acknowledgement(now, bitmap, &mut hot.rtt, &mut hot.window) {
+            Outcome::Complete => {
+                let upto = sending.plan.upto;
+                self.stats.notified += 1;
+                self.told(slot, upto);
+            }
+            Outcome::Exhausted => self.start_over(slot),
+            Outcome::Progress => {
+                self.ready.push_back(&mut self.table.hot, slot);
+            }
+            Outcome::Nothing | Outcome::GivenUp => {}
+        }
+    }
+
+    /// Everything up to `upto` has reached the device.
+    pub(super) fn told(&mut self, slot: u32, upto: Serial) {
+        self.drop_sending(slot);
+        self.table.ids[slot].told = upto;
+        self.check_owed(slot);
+    }
+
+    /// Begins the Notify again under a new number.
+    pub(super) fn start_over(&mut self, slot: u32) {
+        self.drop_sending(slot);
+        self.ready.push_back(&mut self.table.hot, slot);
+    }
+
+    /// The timer of a Notify fired.
+    pub(super) fn sending_timer(&mut self, now: Instant, at: u32) {
+        let slot = self.sendings[at].slot;
+        let heard = self.table.heard(slot, now);
+        let newest = self.accounts.log(self.table.owner[slot].account).newest();
+        let hot = &mut self.table.hot[slot];
+        let sending = &mut self.sendings[at];
+        match sending.flight.on_timeout(now, &hot.rtt, &mut hot.window, heard) {
+            Outcome::GivenUp => {
+                hot.set(flag::SILENT);
+                self.stats.given_up += 1;
+                self.ready.remove(&mut self.table.hot, slot);
+                self.drop_sending(slot);
+            }
+            Outcome::Exhausted => self.start_over(slot),
+            // What has been published meanwhile goes along, unless part of this one has arrived already.
+            Outcome::Progress if newest > sending.plan.upto && !sending.flight.has_arrived_in_part() => {
+                self.replace(slot);
+            }
+            Outcome::Progress | Outcome::Nothing | Outcome::Complete => {
+                self.ready.push_back(&mut self.table.hot, slot);
+            }
+        }
+    }
+
+    /// Makes the Notify in flight anew with what has been published since, and goes on counting its timeouts.
+    fn replace(&mut self, slot: u32) {
+        let timeouts = self.sendings[self.table.hot[slot].sending].flight.timeouts();
+        let unix = self.calendar.unix(self.now);
+        self.drop_sending(slot);
+        if self.begin(slot, unix) {
+            self.sendings[self.table.hot[slot].sending].flight.resume_after(timeouts);
+            self.ready.push_back(&mut self.table.hot, slot);
+        }
+    }
+
+    /// Forgets the Notify in flight.
+    pub(super) fn drop_sending(&mut self, slot: u32) {
+        let at = core::mem::replace(&mut self.table.hot[slot].sending, NIL);
+        if at != NIL {
+            self.cancel_sending(at);
+            self.sendings.remove(at);
+        }
+    }
+
+    fn listener(&self, slot: u32) -> Listener {
+        let owner = &self.table.owner[slot];
+        let since = Instant::from_micros(owner.since.get().saturating_mul(1000));
+        Listener { told: self.table.ids[slot].told, filter: owner.filter, since }
+    }
+
+    /// Bytes of a message in one packet to the device.
+    fn capacity(&self, slot: u32) -> usize {
+        fragment_capacity(MIN_PACKET + usize::from(self.table.owner[slot].packet_size), DEVICE_IDENTIFIER)
+    }
+}
+
+/// The message that says what was planned.
+fn message<'a>(
+    plan: &Plan,
+    told: Serial,
+    events: impl Iterator<Item = &'a Stored> + Clone,
+) -> Notify<impl Iterator<Item = EventRef<'a>> + Clone> {
+    let Plan { upto, newest, changed, lost, .. } = *plan;
+    Notify { told, upto, newest, changed, lost, events: events.map(EventRef::from) }
+}
+
+impl<'a> From<&'a Stored> for EventRef<'a> {
+    fn from(stored: &'a Stored) -> Self {
+        Self {
+            serial: stored.serial,
+            store: stored.store,
+            expiry: stored.expires,
+            key: stored.key.as_ref().map(crate::channel::CollapseKey::as_bytes),
+            payload: &stored.payload,
+        }
+    }
+}
+
+// The sets of stores in a Notify are at most 16 bytes each, the serials at most 8.
+const _: () = assert!(NOTIFY_OVERHEAD >= 1 + 3 * (2 + 8) + 2 * (2 + size_of::<StoreSet>()) + 1);

@@ -1,0 +1,326 @@
+//! Data packets of connected devices.
+
+use core::time::Duration;
+
+use super::outbox::Say;
+use super::record::{MAX_DEVICE_IDENTIFIERS, State, flag};
+use super::{CloseReason, PublishError, Service};
+use crate::channel::{CollapseKey, DEFAULT_TTL, Event, Recall, Urgency};
+use crate::crypto::{ConnectionId, open_header, open_packet};
+use crate::ids::{AccountId, Epoch, RequestId, Rights, Serial};
+use crate::path::{Datagram, Disposition, DropReason, Path};
+use crate::rud::replay::{Seen, nearest};
+use crate::time::Instant;
+use crate::wheel::tick_floor;
+use crate::wire::{
+    Code, Direction, HEADER, Header, Heartbeat, Message, PacketExtension, Plaintext, Post, RESET_SIZE,
+    RESET_TOKEN, SERVICE_IDENTIFIER, Subscribe, device_identifiers, parse_plaintext, reset_packet,
+};
+
+/// Stateless resets per second, and how many at once.
+const RESETS_PER_SECOND: u64 = 1000;
+
+impl Service {
+    /// A packet that has the form of a data packet.
+    pub(super) fn handle_data(&mut self, now: Instant, datagram: Datagram<'_>) -> Disposition {
+        let Datagram { path, payload } = datagram;
+        let Some((identifier, rest)) = payload.split_first_chunk::<SERVICE_IDENTIFIER>() else {
+            return Disposition::NotForUs;
+        };
+        let Some(header) = rest.first_chunk::<HEADER>() else { return Disposition::NotForUs };
+        let Some(id) = self.identifiers.open(identifier) else {
+            return Disposition::Dropped(DropReason::ForeignIdentifier);
+        };
+        if id.node != self.config.node || id.shard != self.shard.0 || id.slot >= self.table.hot.capacity() {
+            return Disposition::Dropped(DropReason::ForeignIdentifier);
+        }
+        if !self.is_current(id) {
+            let identifier = *identifier;
+            self.reset(now, path, &identifier);
+            return Disposition::Dropped(DropReason::StaleIdentifier);
+        }
+        if self.outbox.is_full() {
+            return Disposition::Dropped(DropReason::Capacity);
+        }
+        let slot = id.slot;
+        let block = open_header(&self.table.seal[slot].header, header);
+        let header = Header::decode(block);
+        let opened = open_packet(
+            &self.table.open[slot].key,
+            &self.table.ids[slot].open_iv,
+            payload,
+            SERVICE_IDENTIFIER,
+            &block,
+            header.nonce_input(),
+        );
+        let Some(plaintext) = opened.ok().and_then(|range| payload.get(range)) else {
+            return Disposition::Dropped(DropReason::Unauthentic);
+        };
+        self.handle_authentic(now, slot, &header, plaintext);
+        Disposition::Accepted
+    }
+
+    /// Whether an identifier belongs to a connection that is there.
+    fn is_current(&self, id: ConnectionId) -> bool {
+        self.table.hot.get(id.slot).is_some_and(|hot| {
+            hot.generation == id.generation && !matches!(hot.state, State::Free | State::Ended)
+        })
+    }
+
+    /// Tells the holder of an identifier that its connection is gone. Forty bytes, less than any packet that causes
+    /// it, and never an answer to itself.
+    fn reset(&mut self, now: Instant, path: Path, identifier: &[u8; SERVICE_IDENTIFIER]) {
+        if self.outbox.is_full() || !self.resets.take(now) {
+            return;
+        }
+        let random = self.rng.array::<{ RESET_SIZE - RESET_TOKEN }>();
+        let packet = reset_packet(&random, &self.identifiers.reset_token(identifier));
+        self.outbox.small(path, &packet);
+        self.stats.resets += 1;
+    }
+
+    fn handle_authentic(&mut self, now: Instant, slot: u32, header: &Header, plaintext: &[u8]) {
+        if self.table.hot[slot].state == State::Closing {
+            return self.answer_closing(now, slot);
+        }
+        // A copy that was carried to another transport does nothing.
+        if header.web {
+            return;
+        }
+        let (Ok(()), Ok(plaintext)) =
+            (header.valid(Direction::ToResponder), parse_plaintext(plaintext, Direction::ToResponder))
+        else {
+            return self.bad_request(now, slot);
+        };
+        let window = &mut self.table.open[slot].window;
+        let seen = window.observe(header.number);
+        let newest = window.highest() == Some(header.number);
+        if seen == Seen::New {
+            self.heard(now, slot);
+            if self.table.hot[slot].state == State::HalfOpen {
+                self.confirm(now, slot);
+            }
+        } else {
+            self.stats.duplicates += 1;
+        }
+        if !self.table.hot[slot].is_live() {
+            return;
+        }
+        if seen != Seen::TooOld
+            && let Some(ack) = header.ack
+        {
+            let sent = self.table.ids[slot].next_number;
+            match sent.checked_sub(1).map(|highest| nearest(highest, ack.number_low)) {
+                Some(number) if number < sent => self.acknowledged(now, slot, number, ack.bitmap),
+                _ => return self.bad_request(now, slot),
+            }
+        }
+        if seen != Seen::New {
+            return;
+        }
+        self.handle_content(now, slot, &plaintext, newest);
+        if self.table.hot[slot].is_live() {
+            self.check_owed(slot);
+        }
+    }
+
+    /// The device is there.
+    fn heard(&mut self, now: Instant, slot: u32) {
+        let hot = &mut self.table.hot[slot];
+        hot.heard = tick_floor(now);
+        hot.clear(flag::SILENT);
+        if matches!(hot.state, State::Overdue1 | State::Overdue2) {
+            hot.state = State::Connected;
+            let due = now + self.lease(slot);
+            self.schedule(slot, due, now);
+        }
+    }
+
+    /// Whatever comes to a closed connection is answered with the same Close, at most once a second.
+    fn answer_closing(&mut self, now: Instant, slot: u32) {
+        if now.since(self.table.heard(slot, now)) >= Duration::from_secs(1) {
+            self.table.hot[slot].heard = tick_floor(now);
+            self.farewell(slot);
+        }
+    }
+
+    fn bad_request(&mut self, now: Instant, slot: u32) {
+        self.close_record(now, slot, CloseReason::ByService(Code::BAD_REQUEST));
+    }
+
+    fn handle_content(&mut self, now: Instant, slot: u32, plaintext: &Plaintext<'_>, newest: bool) {
+        for extension in plaintext.extensions {
+            match extension {
+                PacketExtension::Close(_) => return self.close_record(now, slot, CloseReason::ByDevice),
+                PacketExtension::Identifiers(bytes) => {
+                    let kept = &mut self.table.ids[slot].device;
+                    let free = kept.iter_mut().filter(|kept| **kept == [0; 8]);
+                    free.zip(device_identifiers(bytes)).for_each(|(to, from)| *to = from);
+                }
+                // Only a service asks whether a path is there.
+                PacketExtension::PathChallenge(_) | PacketExtension::PathResponse(_) => {}
+            }
+        }
+        if plaintext.fragment.is_empty() {
+            return;
+        }
+        let Ok(message) = Message::parse(plaintext.fragment) else { return self.bad_request(now, slot) };
+        match message {
+            Message::Heartbeat(heartbeat) => self.handle_heartbeat(slot, &heartbeat, newest),
+            Message::Acknowledge(acknowledge) => self.set_position(slot, acknowledge.position),
+            Message::Subscribe(subscribe) => self.handle_subscribe(slot, &subscribe),
+            Message::Post(post) => self.handle_post(now, slot, &post),
+            Message::Unknown { request: Some(request), .. } => {
+                self.fail(slot, request, Code::BAD_REQUEST, Duration::ZERO);
+            }
+            Message::Unknown { request: None, .. } => {}
+            _ => self.bad_request(now, slot),
+        }
+    }
+
+    fn say(&mut self, slot: u32, say: Say) {
+        let generation = self.table.hot[slot].generation;
+        self.outbox.say(slot, generation, say);
+    }
+
+    fn fail(&mut self, slot: u32, request: RequestId, code: Code, retry_after: Duration) {
+        self.say(slot, Say::Failed { request, code, retry_after });
+    }
+
+    fn handle_heartbeat(&mut self, slot: u32, heartbeat: &Heartbeat, newest: bool) {
+        self.table.owner[slot].interval = self.granted(heartbeat.interval);
+        self.set_position(slot, heartbeat.position);
+        let told = self.table.ids[slot].told;
+        let channel = self.accounts.log(self.table.owner[slot].account).newest();
+        // The device's own mark is the truth. Only the newest packet's counts: an older one is older news.
+        if newest && heartbeat.mark < told {
+            self.drop_sending(slot);
+            self.table.ids[slot].told = heartbeat.mark;
+        } else if heartbeat.mark > told && heartbeat.mark <= channel {
+            self.told(slot, heartbeat.mark);
+        }
+        self.say(slot, Say::Status { request: Some(heartbeat.request) });
+    }
+
+    fn set_position(&mut self, slot: u32, position: Serial) {
+        let newest = self.accounts.log(self.table.owner[slot].account).newest();
+        let open = &mut self.table.open[slot];
+        if position <= open.position || position > newest {
+            return;
+        }
+        open.position = position;
+        let hot = &mut self.table.hot[slot];
+        if !hot.has(flag::POSITION) {
+            hot.set(flag::POSITION);
+            self.positions.push_back(slot);
+        }
+    }
+
+    fn handle_subscribe(&mut self, slot: u32, subscribe: &Subscribe) {
+        let owner = &mut self.table.owner[slot];
+        let account = owner.account;
+        if subscribe.request.0 > owner.applied {
+            owner.applied = subscribe.request.0;
+            if owner.filter != subscribe.filter {
+                owner.filter = subscribe.filter;
+                // What is in flight was chosen by the old filter.
+                self.drop_sending(slot);
+            }
+        } else if subscribe.request.0 < owner.applied {
+            // A newer one has been applied; this one's answer does not matter any more.
+            return;
+        }
+        let log = self.accounts.log(account);
+        let known = subscribe.epoch == self.accounts.get(account).epoch || subscribe.epoch == Epoch::NONE;
+        let lost = if known {
+            log.lost(subscribe.position, subscribe.filter, subscribe.covered)
+        } else {
+            subscribe.filter
+        };
+        let newest = log.newest();
+        self.say(slot, Say::Subscribed { request: subscribe.request, newest, lost });
+    }
+
+    fn handle_post(&mut self, now: Instant, slot: u32, post: &Post<'_>) {
+        let owner = &self.table.owner[slot];
+        let account = owner.account;
+        let own = post.account.is_none_or(|name| AccountId::of(name) == self.accounts.get(account).id);
+        if !own || u64::from(owner.rights) & Rights::POST_OWN.0 == 0 {
+            return self.fail(slot, post.request, Code::FORBIDDEN, Duration::ZERO);
+        }
+        let recalled = self.accounts.log_mut(account).map(|log| log.recall(now, &post.post_id));
+        match recalled {
+            Ok(Recall::Known(serial)) => {
+                return self.say(slot, Say::Posted { request: post.request, serial });
+            }
+            Ok(Recall::Full { retry_after }) => {
+                return self.fail(slot, post.request, Code::TOO_MANY_REQUESTS, retry_after);
+            }
+            Ok(Recall::Unknown) => {}
+            Err(_) => return self.fail(slot, post.request, Code::UNAVAILABLE, Duration::ZERO),
+        }
+        let Some(event) = event_of(post) else {
+            return self.fail(slot, post.request, Code::BAD_REQUEST, Duration::ZERO);
+        };
+        match self.append(now, account, event) {
+            Ok(serial) => {
+                if let Ok(log) = self.accounts.log_mut(account) {
+                    log.remember(now, post.post_id, serial);
+                }
+                self.say(slot, Say::Posted { request: post.request, serial });
+            }
+            Err(PublishError::Closed | PublishError::Capacity { .. }) => {
+                self.fail(slot, post.request, Code::UNAVAILABLE, Duration::ZERO);
+            }
+            Err(_) => self.fail(slot, post.request, Code::BAD_REQUEST, Duration::ZERO),
+        }
+    }
+}
+
+/// The event in a Post, if it keeps the limits.
+fn event_of(post: &Post<'_>) -> Option<Event> {
+    let event = Event {
+        store: post.store,
+        payload: post.payload.map(bytes::Bytes::copy_from_slice),
+        ttl: post.ttl.unwrap_or(DEFAULT_TTL),
+        urgency: match post.urgency {
+            0 => Urgency::Low,
+            1 => Urgency::Normal,
+            _ => Urgency::High,
+        },
+        key: match post.key {
+            Some(key) => Some(CollapseKey::new(key).ok()?),
+            None => None,
+        },
+    };
+    event.check().ok().map(|()| event)
+}
+
+const _: () = assert!(MAX_DEVICE_IDENTIFIERS * 8 <= 24);
+
+/// Lets through so many things per second, and as many at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bucket {
+    /// Microseconds' worth of tokens, as of `at`.
+    level: u64,
+    at: Instant,
+}
+
+impl Bucket {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { level: 1_000_000, at: now }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = u64::try_from(now.since(self.at).as_micros()).unwrap_or(u64::MAX);
+        self.level = self.level.saturating_add(passed).min(1_000_000);
+        self.at = self.at.max(now);
+        match self.level.checked_sub(1_000_000 / RESETS_PER_SECOND) {
+            Some(level) => {
+                self.level = level;
+                true
+            }
+            None => false,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Writing packets into the host's buffer.
+
+use super::Service;
+use super::outbox::{Out, Say};
+use super::record::State;
+use crate::batch::TransmitBatch;
+use crate::crypto::{PacketKeys, seal_packet};
+use crate::time::Instant;
+use crate::wire::{
+    AEAD_TAG, Close, DEVICE_IDENTIFIER, Direction, Emit, Failure, HEADER, Header, PacketExtension, Posted,
+    SliceSink, Status, Subscribed, emit_plaintext_head,
+};
+
+/// Stores that a Status lists at most, so that it fits one packet.
+const MAX_STATUS_STORES: usize = 96;
+
+impl Service {
+    /// Adds packets to the batch until it is full or nothing is left.
+    pub(super) fn fill(&mut self, now: Instant, batch: &mut TransmitBatch) -> usize {
+        self.now = self.now.max(now);
+        let before = batch.len();
+        while batch.room().is_some() {
+            let Some(out) = self.outbox.pop() else { break };
+            self.write(now, out, batch);
+        }
+        self.spread();
+        while batch.room().is_some() {
+            let Some(slot) = self.ready.pop_front(&mut self.table.hot) else { break };
+            if self.transmit(now, slot, batch) {
+                self.ready.push_front(&mut self.table.hot, slot);
+                break;
+            }
+        }
+        batch.len() - before
+    }
+
+    fn write(&mut self, now: Instant, out: Out, batch: &mut TransmitBatch) {
+        let Some(room) = batch.room() else { return };
+        let (path, len) = match out {
+            Out::Small { path, len, bytes } => {
+                let len = usize::from(len);
+                room[..len].copy_from_slice(&bytes[..len]);
+                (path, len)
+            }
+            Out::Large { path, bytes } => {
+                room[..bytes.len()].copy_from_slice(&bytes);
+                (path, bytes.len())
+            }
+            Out::Say { slot, generation, say } => {
+                let hot = &self.table.hot[slot];
+                let alive = hot.is_live() || hot.state == State::Closing;
+                if !alive || hot.generation != generation {
+                    return;
+                }
+                (self.table.path(slot), self.write_say(now, slot, say, room))
+            }
+        };
+        self.stats.packets_sent += 1;
+        self.stats.bytes_sent += len as u64;
+        batch.push(path, len);
+    }
+
+    /// Writes one message as a packet; returns its length.
+    fn write_say(&mut self, now: Instant, slot: u32, say: Say, room: &mut [u8]) -> usize {
+        let number = self.table.take_number(slot);
+        let probe = matches!(say, Say::Status { request: None });
+        let header = Header { wanted: probe, ..Header::single(number, Direction::ToInitiator) };
+        match say {
+            Say::Status { request } => {
+                let owner = &self.table.owner[slot];
+                let log = self.accounts.log(owner.account);
+                let (told, filter) = (self.table.ids[slot].told, owner.filter);
+                let stores = log.stores().filter(|(s, last)| filter.contains(*s) && *last > told);
+                let status = Status {
+                    request,
+                    newest: log.newest(),
+                    endpoint: Some(self.table.hot[slot].remote()),
+                    service_time: self.calendar.unix(now),
+                    stores: stores.take(MAX_STATUS_STORES),
+                    unheard: 0,
+                };
+                self.seal_message(slot, &header, &[], &status, room)
+            }
+            Say::Subscribed { request, newest, lost } => {
+                self.seal_message(slot, &header, &[], &Subscribed { request, newest, lost }, room)
+            }
+            Say::Posted { request, serial } => {
+                self.seal_message(slot, &header, &[], &Posted { request, serial: Some(serial) }, room)
+            }
+            Say::Failed { request, code, retry_after } => {
+                self.seal_message(slot, &header, &[], &Failure { request, code, retry_after, detail: "" }, room)
+            }
+            Say::Close { code, retry_after } => {
+                let close = PacketExtension::Close(Close { code, reason: "", retry_after });
+                self.seal_message(slot, &header, &[close], &Nothing, room)
+            }
+        }
+    }
+
+    fn seal_message(
+        &self,
+        slot: u32,
+        header: &Header,
+        extensions: &[PacketExtension<'_>],
+        message: &impl Emit,
+        room: &mut [u8],
+    ) -> usize {
+        let identifier = self.table.ids[slot].device[0];
+        seal(&self.table.seal_keys(slot), identifier, header, room, extensions, message.emitted_len(), |out| {
+            message.write_range(0, out);
+        })
+    }
+}
+
+/// The content of an empty datagram.
+struct Nothing;
+
+impl Emit for Nothing {
+    fn emit<S: crate::wire::Sink>(&self, _: &mut S) {}
+}
+
+/// Seals a packet whose fragment of `len` bytes is written by `fragment`; returns the length of the packet.
+pub(super) fn seal_fragment(
+    keys: &PacketKeys<'_>,
+    identifier: [u8; DEVICE_IDENTIFIER],
+    header: &Header,
+    room: &mut [u8],
+    len: usize,
+    fragment: impl FnOnce(&mut [u8]),
+) -> usize {
+    seal(keys, identifier, header, room, &[], len, fragment)
+}
+
+fn seal(
+    keys: &PacketKeys<'_>,
+    identifier: [u8; DEVICE_IDENTIFIER],
+    header: &Header,
+    room: &mut [u8],
+    extensions: &[PacketExtension<'_>],
+    len: usize,
+    fragment: impl FnOnce(&mut [u8]),
+) -> usize {
+    let start = DEVICE_IDENTIFIER + HEADER;
+    room[..DEVICE_IDENTIFIER].copy_from_slice(&identifier);
+    let mut sink = SliceSink::new(&mut room[start..]);
+    emit_plaintext_head(&mut sink, extensions, len);
+    let head = sink.finish().expect("the head of a packet fits");
+    let end = start + head + len;
+    fragment(&mut room[start + head..end]);
+    let packet = &mut room[..end + AEAD_TAG];
+    seal_packet(keys, packet, DEVICE_IDENTIFIER, header.encode(), header.nonce_input());
+    packet.len()
+}

@@ -1,0 +1,64 @@
+//! What a service counts.
+
+use crate::path::DropReason;
+
+/// Counters since the start of a service; the last five are gauges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceStats {
+    /// UDP datagrams received, whatever they were.
+    pub packets_received: u64,
+    /// Their bytes.
+    pub bytes_received: u64,
+    /// Packets handed out for sending.
+    pub packets_sent: u64,
+    /// Their bytes.
+    pub bytes_sent: u64,
+    /// Datagrams that were nothing of this protocol.
+    pub foreign: u64,
+    /// Datagrams dropped, by [`DropReason`].
+    pub dropped: [u64; DropReason::COUNT],
+    /// Authentic packets that had come before.
+    pub duplicates: u64,
+    /// Attempts that were asked to prove their address first.
+    pub deferred: u64,
+    /// Attempts of ticket holders that were refused.
+    pub refused: u64,
+    /// Connections confirmed.
+    pub connects: u64,
+    /// Stateless resets sent.
+    pub resets: u64,
+    /// Events published.
+    pub published: u64,
+    /// Notify datagrams begun.
+    pub notifies: u64,
+    /// Notify datagrams that were completely acknowledged.
+    pub notified: u64,
+    /// Packets sent again.
+    pub retransmitted: u64,
+    /// Notifies after which a device was left in peace until it is heard again.
+    pub given_up: u64,
+    /// Events that a newer one with the same key replaced.
+    pub superseded: u64,
+    /// Events whose time to live ended in the ring.
+    pub expired: u64,
+    /// Events that the limits pushed out of the ring.
+    pub overflowed: u64,
+    /// Devices connected.
+    pub connected: u64,
+    /// Exchanges answered but not confirmed.
+    pub half_open: u64,
+    /// Records in use, those of closing connections included.
+    pub records: u64,
+    /// Channels.
+    pub accounts: u64,
+    /// Payload bytes in all rings.
+    pub ring_bytes: u64,
+}
+
+impl ServiceStats {
+    /// How many datagrams were dropped for this reason.
+    pub fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.dropped.get(reason as usize).copied().unwrap_or(0)
+    }
+}

@@ -1,0 +1,243 @@
+//! What happens when time passes: leases, half-open and closing connections, notifications that want repeating.
+
+use core::num::NonZeroUsize;
+use core::time::Duration;
+
+use super::event::{CloseReason, ServiceEvent};
+use super::notify::Sending;
+use super::outbox::Say;
+use super::record::{Hot, State, flag};
+use super::{Progress, Service};
+use crate::pool::{Chunks, Slab};
+use crate::time::Instant;
+use crate::wheel::{Node, Nodes, deadline, tick_floor};
+use crate::wire::Code;
+
+/// How long an overdue device is given to answer each of two questions.
+const OVERDUE: Duration = Duration::from_secs(1);
+/// Silence beyond three intervals that ends a lease.
+const LEASE_GRACE: Duration = Duration::from_secs(5);
+/// In a key of the wheel: the timer of a [`Sending`], not of a record.
+const SENDING: u32 = 1 << 30;
+
+/// The timers of the wheel live in the records and in what is being sent.
+struct Timers<'a> {
+    hot: &'a mut Chunks<Hot>,
+    sendings: &'a mut Slab<Sending>,
+}
+
+impl Nodes for Timers<'_> {
+    fn node(&mut self, key: u32) -> &mut Node {
+        if key & SENDING == 0 { &mut self.hot[key].timer } else { &mut self.sendings[key & !SENDING].timer }
+    }
+}
+
+impl Service {
+    /// Does what is due at `now`, at most `budget` timers of it.
+    pub fn handle_timeout(&mut self, now: Instant, budget: NonZeroUsize) -> Progress {
+        self.now = self.now.max(now);
+        for _ in 0..budget.get() {
+            let mut timers = Timers { hot: &mut self.table.hot, sendings: &mut self.sendings };
+            let Some(key) = self.wheel.expire(&mut timers, tick_floor(now)) else { return Progress::Done };
+            if key & SENDING == 0 {
+                self.record_timer(now, key);
+            } else {
+                self.sending_timer(now, key & !SENDING);
+            }
+        }
+        Progress::More
+    }
+
+    /// Sets the timer of a record.
+    pub(super) fn schedule(&mut self, slot: u32, at: Instant, now: Instant) {
+        let mut timers = Timers { hot: &mut self.table.hot, sendings: &mut self.sendings };
+        self.wheel.schedule(&mut timers, slot, deadline(at, now));
+    }
+
+    /// Sets the timer of what is being sent.
+    pub(super) fn schedule_sending(&mut self, sending: u32, at: Instant, now: Instant) {
+        let mut timers = Timers { hot: &mut self.table.hot, sendings: &mut self.sendings };
+        self.wheel.schedule(&mut timers, sending | SENDING, deadline(at, now));
+    }
+
+    pub(super) fn cancel_sending(&mut self, sending: u32) {
+        let mut timers = Timers { hot: &mut self.table.hot, sendings: &mut self.sendings };
+        self.wheel.cancel(&mut timers, sending | SENDING);
+    }
+
+    fn record_timer(&mut self, now: Instant, slot: u32) {
+        match self.table.hot[slot].state {
+            State::HalfOpen => self.end(slot, None),
+            // Contact never moves the timer, which would cost every packet; so it is filed again when it fires early.
+            State::Connected => {
+                let due = self.table.heard(slot, now) + self.lease(slot);
+                if due > now {
+                    self.schedule(slot, due, now);
+                } else {
+                    self.ask(now, slot, State::Overdue1);
+                }
+            }
+            State::Overdue1 => self.ask(now, slot, State::Overdue2),
+            State::Overdue2 => self.end(slot, Some(CloseReason::TimedOut)),
+            State::Closing => self.end(slot, None),
+            State::Free | State::Ended => {}
+        }
+    }
+
+    /// Asks a device whose lease has run out whether it is still there.
+    fn ask(&mut self, now: Instant, slot: u32, state: State) {
+        let hot = &mut self.table.hot[slot];
+        hot.state = state;
+        let generation = hot.generation;
+        self.outbox.say(slot, generation, Say::Status { request: None });
+        self.schedule(slot, now + OVERDUE, now);
+    }
+
+    /// How long a device may be silent.
+    pub(super) fn lease(&self, slot: u32) -> Duration {
+        Duration::from_millis(u64::from(self.table.owner[slot].interval) * 100) * 3 + LEASE_GRACE
+    }
+
+    /// The interval granted to a device that wants this one, in tenths of a second.
+    pub(super) fn granted(&self, interval: Duration) -> u16 {
+        let granted = interval.min(self.config.interval_max).max(self.config.interval_min);
+        u16::try_from(granted.as_millis().div_ceil(100)).unwrap_or(u16::MAX)
+    }
+
+    /// Closes a connection and keeps its keys for a moment, to answer what is still on its way.
+    pub(super) fn close_record(&mut self, now: Instant, slot: u32, reason: CloseReason) {
+        let pto = self.table.hot[slot].rtt.pto(0, false);
+        self.detach(slot);
+        let hot = &mut self.table.hot[slot];
+        hot.state = State::Closing;
+        hot.closing = reason.pack();
+        hot.heard = tick_floor(now);
+        self.farewell(slot);
+        self.schedule(slot, now + pto * 3, now);
+        self.announce(slot);
+    }
+
+    /// Says, or says again, that a connection is closed.
+    pub(super) fn farewell(&mut self, slot: u32) {
+        let code = CloseReason::unpack(self.table.hot[slot].closing).code();
+        let retry_after = if code == Code::UNAVAILABLE { self.retry_after() } else { Duration::ZERO };
+        let generation = self.table.hot[slot].generation;
+        self.outbox.say(slot, generation, Say::Close { code, retry_after });
+    }
+
+    /// Closes every connection of an account.
+    pub(super) fn close_all_of(&mut self, now: Instant, account: u32, code: Code) {
+        let mut next = self.accounts.get(account).devices.front();
+        while let Some(slot) = next {
+            next = self.table.owner[slot].sibling.next();
+            if self.table.hot[slot].is_live() {
+                self.close_record(now, slot, CloseReason::ByService(code));
+            }
+        }
+    }
+
+    /// Takes a record out of all lists, so that nothing is sent to it any more.
+    fn detach(&mut self, slot: u32) {
+        self.drop_sending(slot);
+        self.ready.remove(&mut self.table.hot, slot);
+        let hot = &self.table.hot[slot];
+        if hot.state == State::HalfOpen {
+            self.half_open -= 1;
+        } else if hot.is_live() {
+            self.stats.connected -= 1;
+        }
+        let account = self.table.owner[slot].account;
+        self.accounts.get_mut(account).devices.remove(&mut self.table.owner, slot);
+    }
+
+    /// Ends a record. It is free again once the host has been told, if there is something to tell.
+    pub(super) fn end(&mut self, slot: u32, reason: Option<CloseReason>) {
+        if self.table.hot[slot].state != State::Closing {
+            self.detach(slot);
+        }
+        let mut timers = Timers { hot: &mut self.table.hot, sendings: &mut self.sendings };
+        self.wheel.cancel(&mut timers, slot);
+        let hot = &mut self.table.hot[slot];
+        hot.state = State::Ended;
+        if let Some(reason) = reason {
+            hot.closing = reason.pack();
+        }
+        if hot.has(flag::CONNECTED) && !hot.has(flag::TOLD_CLOSED) {
+            self.announce(slot);
+        } else {
+            self.free(slot);
+        }
+    }
+
+    fn free(&mut self, slot: u32) {
+        // What still names the record in the host's queues is told apart by these flags.
+        self.table.hot[slot].flags = 0;
+        self.table.release(slot);
+    }
+
+    /// The host has something to hear of this record.
+    pub(super) fn announce(&mut self, slot: u32) {
+        let hot = &mut self.table.hot[slot];
+        if hot.has(flag::CONNECTED) && !hot.has(flag::EVENT) {
+            hot.set(flag::EVENT);
+            self.events.push_back(slot);
+        }
+    }
+
+    /// What the host hears of a record in its queue.
+    pub(super) fn event_of(&mut self, slot: u32) -> Option<ServiceEvent> {
+        let path = self.table.path(slot);
+        let owner = &self.table.owner[slot];
+        let (account, device) = (self.accounts.get(owner.account).id, owner.device);
+        let position = self.table.open[slot].position;
+        let hot = &mut self.table.hot[slot];
+        hot.clear(flag::EVENT);
+        if !hot.has(flag::TOLD_CONNECTED) {
+            hot.set(flag::TOLD_CONNECTED);
+            if !hot.is_live() {
+                self.announce(slot);
+            }
+            return Some(ServiceEvent::Connected { account, device, path });
+        }
+        if hot.is_live() || hot.has(flag::TOLD_CLOSED) {
+            return None;
+        }
+        hot.set(flag::TOLD_CLOSED);
+        let reason = CloseReason::unpack(hot.closing);
+        if hot.state == State::Ended {
+            self.free(slot);
+        }
+        Some(ServiceEvent::Closed { account, device, reason, position })
+    }
+}
+
+impl CloseReason {
+    /// In one byte.
+    fn pack(self) -> u8 {
+        match self {
+            Self::ByDevice => 255,
+            Self::TimedOut => 254,
+            Self::Superseded => 253,
+            Self::ByService(code) => u8::try_from(code.number().saturating_sub(400)).unwrap_or(252).min(252),
+        }
+    }
+
+    fn unpack(byte: u8) -> Self {
+        match byte {
+            255 => Self::ByDevice,
+            254 => Self::TimedOut,
+            253 => Self::Superseded,
+            code => Self::ByService(Code::new(400 + u16::from(code))),
+        }
+    }
+
+    /// What the device is told.
+    fn code(self) -> Code {
+        match self {
+            Self::ByDevice => Code::CLOSED,
+            Self::TimedOut => Code::TIMEOUT,
+            Self::Superseded => Code::CONFLICT,
+            Self::ByService(code) => code,
+        }
+    }
+}
