@@ -89,7 +89,7 @@ fn parts_that_are_missing_or_wrong() {
     assert_eq!(altered(|_| ()), EXAMPLE);
     assert_eq!(error(&altered(|c| c[0] = 2)), TicketError::Version { version: 2 });
     assert_eq!(error(&altered(|c| c.push(0))), TicketError::Field { field: "content" });
-    assert_eq!(error(&altered(|c| drop(c.pop()))), TicketError::Field { field: "content" });
+    assert_eq!(error(&altered(|c| c.truncate(c.len() - 1))), TicketError::Field { field: "content" });
     let field = |tag: u8| match tag {
         128 => "list of endpoints",
         129 => "token",
