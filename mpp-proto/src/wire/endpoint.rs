@@ -119,8 +119,13 @@ impl FromStr for Endpoint {
             Self::Address(SocketAddr::new(ip, DEFAULT_PORT))
         } else {
             let (host, port) = match text.split_once(':') {
-                Some((host, _)) if !is_name(host) => return Err(EndpointError::Host(text.to_owned())),
-                Some((host, port)) => (host, port.parse().map_err(|_| EndpointError::Port(text.to_owned()))?),
+                // With a slash it is a URL, and its colon is not that of a port.
+                Some((host, _)) if !is_name(host) || text.contains('/') => {
+                    return Err(EndpointError::Host(text.to_owned()));
+                }
+                Some((host, port)) => {
+                    (host, parse_port(port).ok_or_else(|| EndpointError::Port(text.to_owned()))?)
+                }
                 None => (text, DEFAULT_PORT),
             };
             Self::Name { host: host.to_owned(), port }
@@ -128,6 +133,11 @@ impl FromStr for Endpoint {
         endpoint.check()?;
         Ok(endpoint)
     }
+}
+
+fn parse_port(port: &str) -> Option<u16> {
+    // u16's own parser takes a sign.
+    if port.bytes().all(|b| b.is_ascii_digit()) { port.parse().ok() } else { None }
 }
 
 fn unbracketed(text: &str) -> &str {

@@ -135,7 +135,11 @@ mod tests {
 
     use super::*;
 
-    fn parse(bytes: &[u8]) -> Parsed<(Vec<(u8, Vec<u8>)>, usize)> {
+    /// Tags with their values.
+    type Owned = Vec<(u8, Vec<u8>)>;
+
+    /// The items of a list, and how much follows it.
+    fn parse(bytes: &[u8]) -> Parsed<(Owned, usize)> {
         let mut reader = Reader::new(bytes);
         let list = ExtensionList::parse(&mut reader)?;
         Ok((list.iter().map(|(tag, value)| (tag, value.to_vec())).collect(), reader.remaining()))
