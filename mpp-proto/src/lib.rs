@@ -21,20 +21,20 @@ mod wire;
 
 pub use batch::TransmitBatch;
 pub use channel::{
-    CollapseKey, DEFAULT_TTL, Event, EventError, MAX_KEY, MAX_PAYLOAD, MAX_TTL, Notification, NotificationKind,
-    Urgency,
+    CollapseKey, DEFAULT_TTL, Event, EventError, MAX_KEY, MAX_PAYLOAD, MAX_TTL, Notification,
+    NotificationKind, Urgency,
 };
-pub use crypto::{Secret, ServiceSecret, TicketKey};
+pub use crypto::{Secret, ServiceSecret, TicketKey, TicketSpec};
 pub use device::{
-    Acknowledgement, CommandError, Connected, ConnectionState, DeviceConfig, DeviceEvent, DisconnectReason, Family,
-    LinkState, RequestError, ResolveId,
+    Acknowledgement, CommandError, Connected, ConnectionState, Device, DeviceConfig, DeviceEvent,
+    DeviceStats, DisconnectReason, Family, LinkState, RequestError, ResolveId, Resume, ResumeError,
 };
 pub use ids::{AccountId, DeviceId, Epoch, RequestId, Rights, Serial, ShardId, StoreId, StoreSet};
 pub use path::{Datagram, Disposition, DropReason, LinkId, Path, Transmit};
 pub use random::Seed;
 pub use service::{
-    AccountHead, AccountPolicy, CloseReason, DeferPolicy, DeviceState, DeviceStatus, Progress, PublishError, Service,
-    ServiceConfig, ServiceEvent, ServiceStats,
+    AccountHead, AccountPolicy, CloseReason, DeferPolicy, DeviceState, DeviceStatus, Progress, PublishError,
+    Service, ServiceConfig, ServiceEvent, ServiceStats,
 };
 pub use time::{Instant, UnixTime};
 pub use wakeup::{TimerKind, Wakeup};

@@ -153,7 +153,9 @@ impl fmt::Debug for CollapseKey {
 #[non_exhaustive]
 pub enum EventError {
     /// The payload is too large.
-    #[error("the payload has {size} bytes, the limit is {MAX_PAYLOAD}: send a reference instead, or split it")]
+    #[error(
+        "the payload has {size} bytes, the limit is {MAX_PAYLOAD}: send a reference instead, or split it"
+    )]
     Payload {
         /// Its size in bytes.
         size: usize,

@@ -145,7 +145,8 @@ impl Log {
         let serial = self.newest.next();
         self.newest = serial;
         if let Some(key) = event.key {
-            removed.superseded += self.remove(&mut removed.bytes, |s| s.store == event.store && s.key == Some(key));
+            removed.superseded +=
+                self.remove(&mut removed.bytes, |s| s.store == event.store && s.key == Some(key));
         }
         let mark = self.mark(event.store);
         mark.last = serial;

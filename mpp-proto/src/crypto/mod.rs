@@ -8,6 +8,7 @@ mod cookie;
 mod hash;
 mod ident;
 mod kdf;
+mod mint;
 mod schedule;
 mod secret;
 mod share;
@@ -17,6 +18,7 @@ pub(crate) use aead::{HEADER_LEN, PacketKeys, TAG_LEN, Unauthentic, open_header,
 pub(crate) use cookie::Cookies;
 pub(crate) use hash::{same, sha256};
 pub(crate) use ident::{ConnectionId, Identifiers, device_identifier};
+pub use mint::TicketSpec;
 pub(crate) use schedule::{
     AnswerKey, ConnectKey, ConnectionKeys, ErrorKey, HedgeKey, StepOneDigest, Traffic, initiator_random,
 };

@@ -80,6 +80,19 @@ pub enum DeviceEvent {
         /// When the next attempt is due.
         retry_at: Instant,
     },
+    /// An attempt to connect failed; the device tries again by itself.
+    AttemptFailed {
+        /// When the next attempt is due.
+        retry_at: Instant,
+    },
+    /// Somebody answered an attempt with an error that proves nothing: it may come from the service or from anybody on
+    /// the way. For people to read; it changes nothing.
+    Hint {
+        /// What it said.
+        code: Code,
+        /// Where it came from.
+        from: SocketAddr,
+    },
     /// The service does not take the ticket any more. The device goes on trying, rarely; a new ticket given with
     /// [`Device::renew`](super::Device::renew) is tried at once.
     RenewTicket {
@@ -153,6 +166,10 @@ pub enum DisconnectReason {
     ByApplication,
     /// The host said that the network or the link is gone.
     LinkLost,
+    /// The service sent what the protocol does not allow.
+    ProtocolError,
+    /// The keys are old: the device connects anew for fresh ones.
+    Refresh,
 }
 
 /// Why a request failed.
@@ -180,7 +197,9 @@ pub enum RequestError {
 #[non_exhaustive]
 pub enum CommandError {
     /// The message does not fit the one packet that a device may send.
-    #[error("the message has {size} bytes, a device's message is one packet of at most {limit} bytes: post it at the service, or send a reference")]
+    #[error(
+        "the message has {size} bytes, a device's message is one packet of at most {limit} bytes: post it at the service, or send a reference"
+    )]
     TooLarge {
         /// Its size in bytes.
         size: usize,

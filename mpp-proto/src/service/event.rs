@@ -109,7 +109,9 @@ pub struct DeviceStatus {
 #[non_exhaustive]
 pub enum PublishError {
     /// There is no such channel.
-    #[error("unknown account: no device of it has connected since the service started, and the host has not restored it")]
+    #[error(
+        "unknown account: no device of it has connected since the service started, and the host has not restored it"
+    )]
     UnknownAccount,
     /// The event breaks a limit.
     #[error(transparent)]

@@ -10,15 +10,16 @@ use super::event::AccountHead;
 use super::record::{MAX_DEVICE_IDENTIFIERS, Owner, State, U48, flag};
 use super::{CloseReason, Service};
 use crate::crypto::{
-    AnswerKey, ConnectKey, ConnectionId, ConnectionKeys, ErrorKey, OpenedToken, Secret, Share, StepOneDigest, Token,
+    AnswerKey, ConnectKey, ConnectionId, ConnectionKeys, ErrorKey, OpenedToken, Secret, Share, StepOneDigest,
+    Token,
 };
 use crate::ids::{AccountId, DeviceId, Epoch, Rights, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, DropReason, Path};
 use crate::time::{Instant, UnixTime};
 use crate::wire::{
     AEAD_TAG, AnswerKind, Code, Connect, ConnectResponse, Emit, ErrorBody, MIN_PACKET, Purpose, RESET_TOKEN,
-    SERVICE_IDENTIFIER, SliceSink, Step1, Step1Error, TokenPlain, device_identifiers, emit_answer, read_sealed,
-    write_sealed,
+    SERVICE_IDENTIFIER, SliceSink, Step1, Step1Error, TokenPlain, device_identifiers, emit_answer,
+    read_sealed, write_sealed,
 };
 
 /// How long a half-open connection waits for its first data packet.
@@ -182,7 +183,9 @@ impl Service {
         }
         // A position beyond the newest serial of the same epoch: this history was restored from before the device
         // read it, so nothing that any device knows of it can be trusted.
-        if wish.epoch == self.accounts.get(account).epoch && wish.position > self.accounts.log(account).newest() {
+        if wish.epoch == self.accounts.get(account).epoch
+            && wish.position > self.accounts.log(account).newest()
+        {
             self.accounts.renew_epoch(account, &mut self.rng);
             self.close_all_of(now, account, Code::CONFLICT);
         }

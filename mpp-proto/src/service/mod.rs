@@ -91,7 +91,13 @@ pub struct Service {
 impl Service {
     /// An empty shard. `seed` comes from the operating system's generator and is used once; `clock` is the civil
     /// time at `now`.
-    pub fn new(config: Arc<ServiceConfig>, shard: ShardId, seed: Seed, now: Instant, clock: UnixTime) -> Self {
+    pub fn new(
+        config: Arc<ServiceConfig>,
+        shard: ShardId,
+        seed: Seed,
+        now: Instant,
+        clock: UnixTime,
+    ) -> Self {
         let mut rng = Rng::new(seed);
         let capacity = config.capacity.min(crate::crypto::ConnectionId::MAX_SLOT);
         Self {
@@ -346,6 +352,9 @@ impl Service {
 impl fmt::Debug for Service {
     // Its parts hold keys and payloads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service").field("shard", &self.shard).field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("Service")
+            .field("shard", &self.shard)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }

@@ -19,11 +19,27 @@ const MAX_SMALL: usize = 96;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Say {
     /// The answer to a heartbeat, or a question whether the device is there.
-    Status { request: Option<RequestId> },
-    Subscribed { request: RequestId, newest: Serial, lost: StoreSet },
-    Posted { request: RequestId, serial: Serial },
-    Failed { request: RequestId, code: Code, retry_after: Duration },
-    Close { code: Code, retry_after: Duration },
+    Status {
+        request: Option<RequestId>,
+    },
+    Subscribed {
+        request: RequestId,
+        newest: Serial,
+        lost: StoreSet,
+    },
+    Posted {
+        request: RequestId,
+        serial: Serial,
+    },
+    Failed {
+        request: RequestId,
+        code: Code,
+        retry_after: Duration,
+    },
+    Close {
+        code: Code,
+        retry_after: Duration,
+    },
 }
 
 /// A packet to send.

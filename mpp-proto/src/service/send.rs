@@ -87,9 +87,13 @@ impl Service {
             Say::Posted { request, serial } => {
                 self.seal_message(slot, &header, &[], &Posted { request, serial: Some(serial) }, room)
             }
-            Say::Failed { request, code, retry_after } => {
-                self.seal_message(slot, &header, &[], &Failure { request, code, retry_after, detail: "" }, room)
-            }
+            Say::Failed { request, code, retry_after } => self.seal_message(
+                slot,
+                &header,
+                &[],
+                &Failure { request, code, retry_after, detail: "" },
+                room,
+            ),
             Say::Close { code, retry_after } => {
                 let close = PacketExtension::Close(Close { code, reason: "", retry_after });
                 self.seal_message(slot, &header, &[close], &Nothing, room)
@@ -106,9 +110,17 @@ impl Service {
         room: &mut [u8],
     ) -> usize {
         let identifier = self.table.ids[slot].device[0];
-        seal(&self.table.seal_keys(slot), identifier, header, room, extensions, message.emitted_len(), |out| {
-            message.write_range(0, out);
-        })
+        seal(
+            &self.table.seal_keys(slot),
+            identifier,
+            header,
+            room,
+            extensions,
+            message.emitted_len(),
+            |out| {
+                message.write_range(0, out);
+            },
+        )
     }
 }
 

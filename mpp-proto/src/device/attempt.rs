@@ -1,0 +1,384 @@
+//! One attempt to connect: step 1 to one service or several addresses of it, until the first authentic answer
+//! (SPEC.md, "Exchange").
+
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use super::event::Family;
+use crate::crypto::{
+    AnswerKey, ConnectKey, ConnectionKeys, ErrorKey, Secret, Share, StepOneDigest, device_identifier,
+    initiator_random,
+};
+use crate::ids::{Epoch, Serial, StoreSet};
+use crate::path::LinkId;
+use crate::random::Rng;
+use crate::time::Instant;
+use crate::wire::{
+    AEAD_TAG, Answer, AnswerKind, Code, Connect, ConnectResponse, DEVICE_IDENTIFIER, Emit, ErrorBody,
+    Step1Clear, Ticket, read_sealed, service_identifiers, write_sealed,
+};
+
+/// When step 1 is sent to one address, counted from its turn.
+const SENDINGS: [Duration; 4] =
+    [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(7)];
+/// How long after its last sending an answer may take.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// The head start of an address over the next one of the other family.
+const HEAD_START: Duration = Duration::from_millis(250);
+/// The head start of an address over the next one of the same family.
+const NEXT_START: Duration = Duration::from_secs(1);
+/// Addresses tried in one attempt.
+const MAX_CANDIDATES: usize = 8;
+/// Challenges followed in one attempt.
+const MAX_DEFERS: usize = 2;
+/// Identifiers issued at the start.
+const IDENTIFIERS: usize = 3;
+
+/// What goes into Connect.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proposal {
+    pub(super) connect_serial: u64,
+    pub(super) epoch: Epoch,
+    pub(super) position: Serial,
+    pub(super) filter: StoreSet,
+    pub(super) covered: StoreSet,
+    pub(super) packet_size: u16,
+    pub(super) interval: Duration,
+    pub(super) forward_secrecy: bool,
+}
+
+/// An address step 1 is sent to.
+#[derive(Debug)]
+struct Candidate {
+    remote: SocketAddr,
+    starts_at: Instant,
+    sent: usize,
+    /// Which step 1: the first, or one with an echo that this address asked for.
+    step: usize,
+}
+
+/// One form of step 1. It is built once and sent again byte for byte.
+struct Step {
+    packet: Vec<u8>,
+    digest: StepOneDigest,
+}
+
+/// The attempt.
+pub(super) struct Attempt {
+    started: Instant,
+    handshake: [u8; 8],
+    random: [u8; 16],
+    share: Option<Share>,
+    identifiers: [u8; IDENTIFIERS * DEVICE_IDENTIFIER],
+    proposal: Proposal,
+    steps: Vec<Step>,
+    candidates: Vec<Candidate>,
+}
+
+/// What an answer led to.
+pub(super) enum Answered {
+    /// It was not authentic, or told nothing new.
+    Nothing,
+    /// A challenge: step 1 is sent again with the echo.
+    Deferred,
+    /// A hint that proves nothing: for people only.
+    Hint(Code),
+    /// An authentic refusal.
+    Refused { code: Code, retry_after: Duration, serial: Option<u64> },
+    /// An authentic answer: these are the keys.
+    Complete(Agreed),
+}
+
+/// What an exchange agreed on.
+pub(super) struct Agreed {
+    pub(super) keys: ConnectionKeys,
+    /// Identifiers of the service, each with its reset token.
+    pub(super) service: Vec<([u8; 16], [u8; 16])>,
+    pub(super) own: [[u8; 8]; IDENTIFIERS],
+    pub(super) epoch: Epoch,
+    pub(super) newest: Serial,
+    pub(super) lost: StoreSet,
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) service_time: crate::time::UnixTime,
+    pub(super) lease: Duration,
+    pub(super) refresh_after: Duration,
+    pub(super) packet_size: u16,
+    pub(super) forward_secret: bool,
+    pub(super) started: Instant,
+    pub(super) proposal: Proposal,
+    /// The round trip, if step 1 was sent to this address once only.
+    pub(super) round_trip: Option<Duration>,
+}
+
+impl Attempt {
+    pub(super) fn new(now: Instant, ticket: &Ticket, proposal: Proposal, rng: &mut Rng) -> Self {
+        let mut identifiers = [0; IDENTIFIERS * DEVICE_IDENTIFIER];
+        for identifier in identifiers.as_chunks_mut::<DEVICE_IDENTIFIER>().0 {
+            *identifier = device_identifier(rng);
+        }
+        let share = proposal.forward_secrecy.then(|| Share::new(zeroize::Zeroizing::new(rng.array())));
+        let mut attempt = Self {
+            started: now,
+            handshake: device_identifier(rng),
+            random: [0; 16],
+            share,
+            identifiers,
+            proposal,
+            steps: Vec::new(),
+            candidates: Vec::new(),
+        };
+        let mut connect = Vec::new();
+        attempt.connect().emit(&mut connect);
+        let mut clear = Vec::new();
+        attempt.clear(ticket, None, None).emit(&mut clear);
+        attempt.random = initiator_random(&secret(ticket), &rng.array(), &connect, &clear);
+        attempt.add_step(ticket, None);
+        attempt
+    }
+
+    fn connect(&self) -> Connect<'_> {
+        Connect {
+            connect_serial: self.proposal.connect_serial,
+            identifiers: &self.identifiers,
+            epoch: self.proposal.epoch,
+            position: self.proposal.position,
+            filter: self.proposal.filter,
+            covered: self.proposal.covered,
+            packet_size: self.proposal.packet_size,
+            interval: self.proposal.interval,
+        }
+    }
+
+    fn clear<'a>(
+        &self,
+        ticket: &'a Ticket,
+        random: Option<[u8; 16]>,
+        echo: Option<[u8; 16]>,
+    ) -> Step1Clear<'a> {
+        Step1Clear {
+            token: ticket.token(),
+            random,
+            handshake: self.handshake,
+            share: self.share.as_ref().map(|s| *s.public()),
+            echo,
+            web: false,
+        }
+    }
+
+    /// Builds step 1. An echo makes another clear part, so the seal has another key and nothing is used twice.
+    fn add_step(&mut self, ticket: &Ticket, echo: Option<[u8; 16]>) {
+        let mut packet = Vec::new();
+        self.clear(ticket, Some(self.random), echo).emit(&mut packet);
+        let clear_len = packet.len();
+        let connect = self.connect();
+        // The packet has the size that the connection's packets will have: a completed exchange has proved it.
+        let size =
+            usize::from(self.proposal.packet_size).max(clear_len + connect.emitted_len() + 2 + AEAD_TAG);
+        packet.resize(size, 0);
+        let (clear, sealed) = packet.split_at_mut(clear_len);
+        let room = sealed.len() - AEAD_TAG;
+        if write_sealed(&mut sealed[..room], &connect).is_ok() {
+            ConnectKey::new(&secret(ticket), clear).seal(clear, sealed);
+            let digest = StepOneDigest::of(&packet);
+            self.steps.push(Step { packet, digest });
+        }
+    }
+
+    /// Adds addresses to try, in this order, each a moment after the one before. Families take turns.
+    pub(super) fn add_candidates(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        let (mut first, mut second): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
+        let lead = addresses.first().map(Family::of);
+        for address in addresses {
+            if Some(Family::of(address)) == lead { first.push(*address) } else { second.push(*address) }
+        }
+        let turns = first.len().max(second.len());
+        let ordered = (0..turns).flat_map(|i| [first.get(i), second.get(i)]).flatten();
+        for remote in ordered {
+            if self.candidates.len() < MAX_CANDIDATES && self.candidates.iter().all(|c| c.remote != *remote) {
+                let starts_at = match self.candidates.last() {
+                    Some(last) if Family::of(&last.remote) == Family::of(remote) => {
+                        last.starts_at + NEXT_START
+                    }
+                    Some(last) => last.starts_at + HEAD_START,
+                    None => now,
+                };
+                let starts_at = starts_at.max(now);
+                self.candidates.push(Candidate { remote: *remote, starts_at, sent: 0, step: 0 });
+            }
+        }
+    }
+
+    /// The families that its addresses need.
+    pub(super) fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        [Family::V4, Family::V6]
+            .into_iter()
+            .filter(|f| self.candidates.iter().any(|c| Family::of(&c.remote) == *f))
+    }
+
+    /// Names every deadline: when something is to be sent, and when the attempt ends.
+    pub(super) fn deadlines(&self, is_open: impl Fn(Family) -> bool, mut add: impl FnMut(Instant)) {
+        let open = self.candidates.iter().filter(|c| is_open(Family::of(&c.remote)));
+        open.filter_map(Candidate::due).for_each(&mut add);
+        add(self.ends_at());
+    }
+
+    /// When the attempt has failed.
+    pub(super) fn ends_at(&self) -> Instant {
+        let last = self.candidates.iter().map(|c| c.starts_at).max().unwrap_or(self.started);
+        last + SENDINGS[SENDINGS.len() - 1] + PATIENCE
+    }
+
+    /// The packet to send now, and where to.
+    pub(super) fn next_packet(
+        &mut self,
+        now: Instant,
+        link_of: impl Fn(Family) -> Option<LinkId>,
+    ) -> Option<(LinkId, SocketAddr, &[u8])> {
+        for candidate in &mut self.candidates {
+            let Some(link) = link_of(Family::of(&candidate.remote)) else { continue };
+            if candidate.due().is_some_and(|at| at <= now) {
+                // Whoever opened a link late starts late: the sendings keep their distance.
+                if candidate.sent == 0 {
+                    candidate.starts_at = now;
+                }
+                candidate.sent += 1;
+                return Some((link, candidate.remote, &self.steps[candidate.step].packet));
+            }
+        }
+        None
+    }
+
+    /// Whether a packet that begins so is an answer to it.
+    pub(super) fn recognizes(&self, first_bytes: &[u8]) -> bool {
+        first_bytes.starts_with(&self.handshake)
+    }
+
+    /// Takes an answer. Unless it is authentic the packet's bytes are left as they were.
+    pub(super) fn handle_answer(
+        &mut self,
+        now: Instant,
+        ticket: &Ticket,
+        from: SocketAddr,
+        packet: &mut [u8],
+    ) -> Answered {
+        let Ok(answer) = Answer::parse(packet) else { return Answered::Nothing };
+        let (kind, clear_len) = (answer.kind, answer.clear.len());
+        match kind {
+            AnswerKind::ClearError { code, .. } => Answered::Hint(code),
+            AnswerKind::Defer { challenge } => self.follow_defer(now, ticket, from, challenge),
+            AnswerKind::SealedError { .. } => self.open_error(ticket, packet, clear_len),
+            AnswerKind::Complete { share, .. } => {
+                self.complete(now, ticket, from, packet, clear_len, share).unwrap_or(Answered::Nothing)
+            }
+        }
+    }
+
+    fn follow_defer(
+        &mut self,
+        now: Instant,
+        ticket: &Ticket,
+        from: SocketAddr,
+        challenge: [u8; 16],
+    ) -> Answered {
+        let Some(at) = self.candidates.iter().position(|c| c.remote == from) else {
+            return Answered::Nothing;
+        };
+        if self.steps.len() > MAX_DEFERS {
+            return Answered::Nothing;
+        }
+        self.add_step(ticket, Some(challenge));
+        let step = self.steps.len() - 1;
+        let candidate = &mut self.candidates[at];
+        candidate.step = step;
+        candidate.sent = 0;
+        candidate.starts_at = now;
+        Answered::Deferred
+    }
+
+    fn open_error(&self, ticket: &Ticket, packet: &mut [u8], clear_len: usize) -> Answered {
+        let (clear, sealed) = packet.split_at_mut(clear_len);
+        for step in &self.steps {
+            let key = ErrorKey::new(&secret(ticket), &step.digest, clear);
+            if let Ok(plain) = key.open(clear, sealed) {
+                return match read_sealed(plain).and_then(ErrorBody::parse) {
+                    Ok(ErrorBody { code, retry_after, serial, .. }) => {
+                        Answered::Refused { code, retry_after, serial }
+                    }
+                    Err(_) => Answered::Nothing,
+                };
+            }
+        }
+        Answered::Nothing
+    }
+
+    fn complete(
+        &self,
+        now: Instant,
+        ticket: &Ticket,
+        from: SocketAddr,
+        packet: &mut [u8],
+        clear_len: usize,
+        peer: Option<[u8; 32]>,
+    ) -> Option<Answered> {
+        let (clear, sealed) = packet.split_at_mut(clear_len);
+        let agreed = match (&self.share, &peer) {
+            (Some(own), Some(peer)) => Some(own.agree(peer)?),
+            _ => None,
+        };
+        let mut opened = None;
+        for step in &self.steps {
+            let key = AnswerKey::new(&secret(ticket), agreed.as_deref(), &step.digest, clear);
+            if key.open(clear, sealed).is_ok() {
+                opened = Some(key);
+                break;
+            }
+        }
+        let key = opened?;
+        let plain = sealed.get(..sealed.len().checked_sub(AEAD_TAG)?)?;
+        let response = read_sealed(plain).and_then(ConnectResponse::parse).ok()?;
+        let mut own = [[0; DEVICE_IDENTIFIER]; IDENTIFIERS];
+        own.copy_from_slice(self.identifiers.as_chunks().0);
+        let candidate = self.candidates.iter().find(|c| c.remote == from);
+        Some(Answered::Complete(Agreed {
+            keys: key.connection_keys(),
+            service: service_identifiers(response.identifiers).take(IDENTIFIERS).collect(),
+            own,
+            epoch: response.epoch,
+            newest: response.newest,
+            lost: response.lost,
+            endpoint: response.endpoint,
+            service_time: response.service_time,
+            lease: response.lease,
+            refresh_after: response.refresh_after,
+            packet_size: response.packet_size.min(self.proposal.packet_size),
+            forward_secret: agreed.is_some(),
+            started: self.started,
+            proposal: self.proposal,
+            round_trip: candidate.filter(|c| c.sent == 1).map(|c| now.since(c.starts_at)),
+        }))
+    }
+}
+
+impl Candidate {
+    fn due(&self) -> Option<Instant> {
+        SENDINGS.get(self.sent).map(|after| self.starts_at + *after)
+    }
+}
+
+impl Family {
+    /// The family of an address.
+    pub(super) const fn of(address: &SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(_) => Self::V4,
+            SocketAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+fn secret(ticket: &Ticket) -> Secret {
+    Secret::new(*ticket.secret())
+}
+
+// Step 1 of a connection of the smallest packets has room for the longest token and everything else.
+const _: () = assert!(17 + 3 + 4 + 256 + 18 + 10 + 34 + 18 + 2 + 1 + 200 + AEAD_TAG < 1200);

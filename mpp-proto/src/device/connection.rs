@@ -1,0 +1,342 @@
+//! A device's side of one connection: packets in and out, acknowledgements, heartbeats (SPEC.md, "Data packets" and
+//! "Connection states").
+
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::ops::Range;
+use core::time::Duration;
+
+use super::attempt::Agreed;
+use crate::crypto::{ConnectionKeys, PacketKeys, open_header, open_packet, same, seal_packet};
+use crate::ids::RequestId;
+use crate::path::LinkId;
+use crate::random::Rng;
+use crate::rud::reassembly::{Kept, Reassembler};
+use crate::rud::replay::{PacketWindow, Seen};
+use crate::rud::rtt::{MAX_ACK_DELAY, Rtt};
+use crate::time::Instant;
+use crate::wakeup::TimerKind;
+use crate::wire::{
+    AEAD_TAG, Ack, Close, Code, DEVICE_IDENTIFIER, Direction, Emit, HEADER, Header, PacketExtension,
+    SERVICE_IDENTIFIER, SliceSink, emit_plaintext_head,
+};
+
+/// When an unanswered heartbeat is sent again, and after the last time the connection is given up.
+const REPEATS: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(4)];
+/// The shortest time between heartbeats that a device asks for.
+const MIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The connection.
+pub(super) struct Connection {
+    keys: ConnectionKeys,
+    pub(super) link: LinkId,
+    pub(super) remote: SocketAddr,
+    /// Identifiers of the service with their reset tokens; the first is in use.
+    service: Vec<([u8; 16], [u8; 16])>,
+    own: [[u8; DEVICE_IDENTIFIER]; 3],
+    next_number: u64,
+    window: PacketWindow,
+    reassembler: Reassembler,
+    rtt: Rtt,
+    ack: PendingAck,
+    /// Whether an authentic data packet has come.
+    pub(super) confirmed: bool,
+    pub(super) heard: Instant,
+    pub(super) lease: Duration,
+    pub(super) interval: Duration,
+    refresh_at: Instant,
+    heartbeat: Beat,
+    pub(super) agreed_at: Instant,
+}
+
+/// What has to be acknowledged, and by when.
+#[derive(Debug, Default)]
+struct PendingAck {
+    /// The newest datagram of which an acknowledgement was wanted.
+    datagram: Option<u64>,
+    due: Option<Instant>,
+}
+
+/// Where the heartbeat stands.
+#[derive(Clone, Copy, Debug)]
+enum Beat {
+    /// The next one is due.
+    Due(Instant),
+    /// Sent so many times, and not answered; due again.
+    Waiting { request: RequestId, sent_at: Instant, sendings: usize, again: Instant },
+}
+
+/// An opened packet.
+pub(super) struct Opened {
+    pub(super) header: Header,
+    pub(super) plaintext: Range<usize>,
+}
+
+/// What became of a fragment.
+pub(super) enum Fragment {
+    /// The datagram is complete: the message.
+    Complete(Vec<u8>),
+    /// More packets are to come, or there was no room.
+    Partial,
+    /// It contradicts its datagram's other packets.
+    Inconsistent,
+}
+
+impl Connection {
+    pub(super) fn new(now: Instant, agreed: Agreed, link: LinkId, remote: SocketAddr) -> Self {
+        let mut rtt = Rtt::default();
+        if let Some(round_trip) = agreed.round_trip {
+            rtt.sample(round_trip);
+        }
+        Self {
+            keys: agreed.keys,
+            link,
+            remote,
+            service: agreed.service,
+            own: agreed.own,
+            next_number: 0,
+            window: PacketWindow::new(),
+            reassembler: Reassembler::default(),
+            rtt,
+            ack: PendingAck::default(),
+            confirmed: false,
+            heard: now,
+            lease: agreed.lease,
+            interval: agreed.proposal.interval.max(MIN_INTERVAL),
+            refresh_at: now + agreed.refresh_after,
+            heartbeat: Beat::Due(now),
+            agreed_at: now,
+        }
+    }
+
+    /// Whether a packet that begins so is for it.
+    pub(super) fn recognizes(&self, first_bytes: &[u8]) -> bool {
+        self.own.iter().any(|own| first_bytes.starts_with(own))
+    }
+
+    /// Whether these are the last bytes of a reset of this connection.
+    pub(super) fn is_reset(&self, token: &[u8; 16]) -> bool {
+        self.service.iter().fold(false, |is, (_, known)| is | same(known, token))
+    }
+
+    /// Opens a packet in place; unless it is authentic its bytes are left as they were.
+    pub(super) fn open(&self, packet: &mut [u8]) -> Option<Opened> {
+        let block = packet.get(DEVICE_IDENTIFIER..)?.first_chunk::<HEADER>()?;
+        let block = open_header(&self.keys.header, block);
+        let header = Header::decode(block);
+        let keys = &self.keys.to_device;
+        let nonce = header.nonce_input();
+        let plaintext = open_packet(&keys.key, &keys.iv, packet, DEVICE_IDENTIFIER, &block, nonce).ok()?;
+        Some(Opened { header, plaintext })
+    }
+
+    /// Whether a packet was seen before.
+    pub(super) fn judge(&self, header: &Header) -> Seen {
+        self.window.judge(header.number, header.index)
+    }
+
+    /// Keeps the packet of a datagram that has only one.
+    pub(super) fn keep(&mut self, header: &Header) {
+        self.window.advance(header.number);
+        self.window.keep(header.number, header.index);
+        if header.wanted {
+            self.reassembler.forget_below(header.number);
+        }
+    }
+
+    /// Keeps a fragment of a datagram of several packets, if there is room.
+    pub(super) fn keep_fragment(&mut self, now: Instant, header: &Header, fragment: &[u8]) -> Fragment {
+        let place = (header.number, header.count, header.index);
+        let kept = self.reassembler.insert(now, place, header.wanted, fragment);
+        match kept {
+            Kept::Refused => return Fragment::Partial,
+            Kept::Inconsistent => return Fragment::Inconsistent,
+            Kept::Complete(_) | Kept::Partial => {
+                self.window.advance(header.number);
+                self.window.keep(header.number, header.index);
+            }
+        }
+        match kept {
+            Kept::Complete(message) => {
+                if header.wanted {
+                    self.reassembler.forget_below(header.number);
+                }
+                Fragment::Complete(message)
+            }
+            _ => Fragment::Partial,
+        }
+    }
+
+    /// Whether one more packet would complete this datagram.
+    pub(super) fn would_complete(&self, header: &Header) -> bool {
+        self.window.kept(header.number).count_ones() + 1 >= u32::from(header.count)
+    }
+
+    /// A packet that wants an acknowledgement was kept, or came again. A complete datagram or one with a hole is
+    /// acknowledged at once.
+    pub(super) fn want_ack(&mut self, now: Instant, header: &Header, again: bool) {
+        if !header.wanted {
+            return;
+        }
+        self.ack.datagram = Some(header.number);
+        let kept = u32::from(self.window.kept(header.number));
+        let complete = kept.count_ones() == u32::from(header.count);
+        let hole = kept & (kept + 1) != 0;
+        let due = if complete || hole || again { now } else { now + MAX_ACK_DELAY };
+        self.ack.due = Instant::earliest(self.ack.due, Some(due));
+    }
+
+    /// Whether an acknowledgement has to go out now.
+    pub(super) fn ack_is_due(&self, now: Instant) -> bool {
+        self.ack.due.is_some_and(|due| due <= now)
+    }
+
+    /// The numbers of authentic packets that count for the round trip: an answer to a heartbeat sent once.
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        rng: &mut Rng,
+    ) -> Option<Option<Duration>> {
+        let Beat::Waiting { request: asked, sent_at, sendings, .. } = self.heartbeat else { return None };
+        if asked != request {
+            return None;
+        }
+        let sample = (sendings == 1).then(|| now.since(sent_at));
+        if let Some(sample) = sample {
+            self.rtt.sample(sample);
+        }
+        self.heartbeat = Beat::Due(now + rng.fraction(900, 1000, self.interval));
+        Some(sample)
+    }
+
+    /// Makes the next heartbeat due now.
+    pub(super) fn beat_now(&mut self, now: Instant) {
+        if let Beat::Due(at) = &mut self.heartbeat {
+            *at = now;
+        }
+    }
+
+    /// Whether a heartbeat has stayed without an answer for longer than the first patience.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self.heartbeat, Beat::Waiting { sendings: 2.., .. })
+    }
+
+    /// Whether the last repetition of a heartbeat has stayed without an answer.
+    pub(super) fn is_dead(&self, now: Instant) -> bool {
+        let unanswered = match self.heartbeat {
+            Beat::Waiting { sendings, again, .. } => sendings >= REPEATS.len() && again <= now,
+            Beat::Due(_) => false,
+        };
+        unanswered || now.since(self.heard) > self.lease
+    }
+
+    /// Whether new keys are due.
+    pub(super) fn is_worn(&self, now: Instant) -> bool {
+        self.confirmed && now >= self.refresh_at
+    }
+
+    /// If a heartbeat is due, counts it as sent and says under which request.
+    pub(super) fn take_heartbeat(
+        &mut self,
+        now: Instant,
+        fresh: impl FnOnce() -> RequestId,
+    ) -> Option<RequestId> {
+        let (request, sent_at, sendings) = match self.heartbeat {
+            Beat::Due(at) if at <= now => (fresh(), now, 0),
+            Beat::Waiting { request, sent_at, sendings, again }
+                if again <= now && sendings < REPEATS.len() =>
+            {
+                (request, sent_at, sendings)
+            }
+            _ => return None,
+        };
+        let again = now + REPEATS[sendings];
+        self.heartbeat = Beat::Waiting { request, sent_at, sendings: sendings + 1, again };
+        Some(request)
+    }
+
+    /// Writes a packet; returns its length. It carries the acknowledgement that is waiting, if there is one.
+    pub(super) fn write(
+        &mut self,
+        out: &mut [u8],
+        extensions: &[PacketExtension<'_>],
+        message: Option<&dyn WriteMessage>,
+    ) -> usize {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.ack.due = None;
+        let ack = self
+            .ack
+            .datagram
+            .map(|n| Ack { number_low: (n & 0xffff_ffff) as u32, bitmap: self.window.kept(n) });
+        let header = Header { ack, ..Header::single(number, Direction::ToResponder) };
+        let start = SERVICE_IDENTIFIER + HEADER;
+        let identifier = self.service.first().map_or([0; 16], |(identifier, _)| *identifier);
+        out[..SERVICE_IDENTIFIER].copy_from_slice(&identifier);
+        let len = message.map_or(0, WriteMessage::message_len);
+        let mut sink = SliceSink::new(&mut out[start..]);
+        emit_plaintext_head(&mut sink, extensions, len);
+        let head = sink.finish().expect("the head of a packet fits");
+        let end = start + head + len;
+        if let Some(message) = message {
+            message.write_message(&mut out[start + head..end]);
+        }
+        let keys = PacketKeys {
+            key: &self.keys.to_service.key,
+            iv: &self.keys.to_service.iv,
+            header: &self.keys.header,
+        };
+        let packet = &mut out[..end + AEAD_TAG];
+        seal_packet(&keys, packet, SERVICE_IDENTIFIER, header.encode(), header.nonce_input());
+        packet.len()
+    }
+
+    /// Writes a Close.
+    pub(super) fn write_close(&mut self, out: &mut [u8], code: Code) -> usize {
+        let close = Close { code, reason: "", retry_after: Duration::ZERO };
+        self.write(out, &[PacketExtension::Close(close)], None)
+    }
+
+    /// The probe timeout.
+    pub(super) fn pto(&self) -> Duration {
+        self.rtt.pto(0, false)
+    }
+
+    /// The smoothed round-trip time.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.rtt.smoothed()
+    }
+
+    /// Names every deadline.
+    pub(super) fn deadlines(&self, mut add: impl FnMut(Instant, TimerKind)) {
+        match self.heartbeat {
+            Beat::Due(at) | Beat::Waiting { again: at, .. } => add(at, TimerKind::Heartbeat),
+        }
+        if let Some(at) = self.ack.due {
+            add(at, TimerKind::Acknowledgement);
+        }
+        if self.confirmed {
+            add(self.refresh_at, TimerKind::Refresh);
+        }
+        // The lease is over once more than its length has passed.
+        add(self.heard + self.lease + Duration::from_micros(1), TimerKind::Heartbeat);
+    }
+}
+
+/// [`Emit`] for any message, behind a pointer.
+pub(super) trait WriteMessage {
+    fn message_len(&self) -> usize;
+    fn write_message(&self, out: &mut [u8]);
+}
+
+impl<M: Emit> WriteMessage for M {
+    fn message_len(&self) -> usize {
+        self.emitted_len()
+    }
+
+    fn write_message(&self, out: &mut [u8]) {
+        self.write_range(0, out);
+    }
+}

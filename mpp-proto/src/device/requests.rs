@@ -1,0 +1,136 @@
+//! Requests that wait for their answers. They are repeated end to end, as new datagrams under the same request id
+//! (SPEC.md, "Requests").
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::Bytes;
+
+use crate::channel::Event;
+use crate::ids::{RequestId, StoreSet};
+use crate::time::Instant;
+use crate::wire::Post;
+
+/// Requests that may wait at a time.
+pub(super) const MAX_REQUESTS: usize = 32;
+/// When an unanswered request is sent again, and after the last time it is given up.
+const REPEATS: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(8),
+];
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    Subscribe(StoreSet),
+    Post { id: [u8; 16], event: Event },
+}
+
+#[derive(Debug)]
+struct Request {
+    id: RequestId,
+    ask: Ask,
+    sendings: usize,
+    due: Option<Instant>,
+}
+
+/// The requests.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    waiting: Vec<Request>,
+    last: u32,
+}
+
+impl Requests {
+    pub(super) fn fresh_id(&mut self) -> RequestId {
+        self.last = self.last.wrapping_add(1);
+        RequestId(self.last)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= MAX_REQUESTS
+    }
+
+    /// Adds a request, to be sent as soon as there is a connection.
+    pub(super) fn add(&mut self, ask: Ask) -> RequestId {
+        let id = self.fresh_id();
+        self.waiting.push(Request { id, ask, sendings: 0, due: None });
+        id
+    }
+
+    /// There is a new connection: everything is sent anew. But not a subscription, which the exchange has carried:
+    /// those are done.
+    pub(super) fn restart(&mut self, now: Instant) -> Vec<RequestId> {
+        let subscribed =
+            self.waiting.iter().filter(|r| matches!(r.ask, Ask::Subscribe(_))).map(|r| r.id).collect();
+        self.waiting.retain(|r| !matches!(r.ask, Ask::Subscribe(_)));
+        for request in &mut self.waiting {
+            request.sendings = 0;
+            request.due = Some(now);
+        }
+        subscribed
+    }
+
+    /// There is no connection: nothing is due until there is one.
+    pub(super) fn pause(&mut self) {
+        self.waiting.iter_mut().for_each(|r| r.due = None);
+    }
+
+    /// Makes what was added since due now.
+    pub(super) fn start(&mut self, now: Instant) {
+        self.waiting.iter_mut().filter(|r| r.due.is_none()).for_each(|r| r.due = Some(now));
+    }
+
+    /// The answer has come.
+    pub(super) fn take(&mut self, id: RequestId) -> Option<Ask> {
+        let at = self.waiting.iter().position(|r| r.id == id)?;
+        Some(self.waiting.remove(at).ask)
+    }
+
+    /// The next request that is due, counted as sent.
+    pub(super) fn next_due(&mut self, now: Instant) -> Option<(RequestId, Ask)> {
+        let request = self
+            .waiting
+            .iter_mut()
+            .find(|r| r.due.is_some_and(|due| due <= now) && r.sendings < REPEATS.len())?;
+        request.due = Some(now + REPEATS[request.sendings]);
+        request.sendings += 1;
+        Some((request.id, request.ask.clone()))
+    }
+
+    /// The next request that has been sent as often as it may be.
+    pub(super) fn next_expired(&mut self, now: Instant) -> Option<RequestId> {
+        let at = self
+            .waiting
+            .iter()
+            .position(|r| r.due.is_some_and(|due| due <= now) && r.sendings >= REPEATS.len())?;
+        Some(self.waiting.remove(at).id)
+    }
+
+    /// All of them, at the end.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = RequestId> + '_ {
+        self.waiting.drain(..).map(|r| r.id)
+    }
+
+    /// Names every deadline.
+    pub(super) fn deadlines(&self, add: impl FnMut(Instant)) {
+        self.waiting.iter().filter_map(|r| r.due).for_each(add);
+    }
+}
+
+/// The message that posts an event.
+pub(super) fn post<'a>(request: RequestId, id: &[u8; 16], event: &'a Event) -> Post<'a> {
+    Post {
+        request,
+        post_id: *id,
+        store: event.store,
+        ttl: (event.ttl != crate::channel::DEFAULT_TTL).then_some(event.ttl),
+        urgency: event.urgency as u8,
+        key: event.key.as_ref().map(crate::channel::CollapseKey::as_bytes),
+        payload: event.payload.as_ref().map(Bytes::as_ref),
+        account: None,
+    }
+}

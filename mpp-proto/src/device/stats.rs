@@ -1,0 +1,43 @@
+//! What a device counts.
+
+use core::time::Duration;
+
+use crate::path::DropReason;
+
+/// Counters since the start of a device; the round-trip time is a gauge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceStats {
+    /// Packets handed out for sending.
+    pub packets_sent: u64,
+    /// Their bytes.
+    pub bytes_sent: u64,
+    /// Packets received that were authentic or answered something.
+    pub packets_received: u64,
+    /// Their bytes.
+    pub bytes_received: u64,
+    /// Datagrams dropped, by [`DropReason`].
+    pub dropped: [u64; DropReason::COUNT],
+    /// Authentic packets that had come before.
+    pub duplicates: u64,
+    /// Packets not kept because the application takes its notifications too slowly, or because too many datagrams
+    /// were incomplete. The service sends them again.
+    pub refused: u64,
+    /// Events that expired on their way.
+    pub expired: u64,
+    /// Notify datagrams received completely.
+    pub notifies: u64,
+    /// Connections made.
+    pub connects: u64,
+    /// Heartbeats sent, repetitions included.
+    pub heartbeats: u64,
+    /// The smoothed round-trip time, once measured.
+    pub round_trip: Option<Duration>,
+}
+
+impl DeviceStats {
+    /// How many datagrams were dropped for this reason.
+    pub fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.dropped.get(reason as usize).copied().unwrap_or(0)
+    }
+}

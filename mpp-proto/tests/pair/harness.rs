@@ -1,0 +1,216 @@
+//! The world of the scenarios: one device, one service, and a network between them that takes 20 ms.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mpp_proto::*;
+
+pub const ACCOUNT: &str = "alice@example.com";
+const LATENCY: Duration = Duration::from_millis(20);
+const LINK: LinkId = LinkId(0);
+
+pub struct Pair {
+    pub now: Instant,
+    pub device: Device,
+    pub service: Service,
+    pub events: Vec<DeviceEvent>,
+    pub notifications: VecDeque<Notification>,
+    /// Nothing passes.
+    pub cut: bool,
+    /// Packets lost in a hundred.
+    pub loss: u64,
+    pub config: Arc<ServiceConfig>,
+    pub device_config: Arc<DeviceConfig>,
+    key: TicketKey,
+    wire: VecDeque<(Instant, bool, Vec<u8>)>,
+    random: u64,
+    seeds: u8,
+    device_link: LinkId,
+}
+
+fn service_address() -> SocketAddr {
+    "192.0.2.1:15096".parse().unwrap()
+}
+
+fn device_address() -> SocketAddr {
+    "198.51.100.7:4000".parse().unwrap()
+}
+
+pub fn unix(now: Instant) -> UnixTime {
+    UnixTime::from_millis(1_800_000_000_000 + now.as_millis())
+}
+
+pub fn is_connected(events: &[DeviceEvent]) -> bool {
+    events.iter().any(|e| matches!(e, DeviceEvent::Connected(_)))
+}
+
+impl Pair {
+    pub fn new() -> Self {
+        let key = TicketKey::new(*b"key1", [7; 32]);
+        Self::with(ServiceConfig::new(ServiceSecret::new([9; 32]), vec![key]), DeviceConfig::default())
+    }
+
+    pub fn with(config: ServiceConfig, device_config: DeviceConfig) -> Self {
+        let now = Instant::from_micros(5_000_000);
+        let key = TicketKey::new(*b"key1", [7; 32]);
+        let config = Arc::new(config);
+        let device_config = Arc::new(device_config);
+        let service = Service::new(Arc::clone(&config), ShardId(0), Seed::new([1; 32]), now, unix(now));
+        let ticket = ticket(&key, now, Duration::from_secs(86_400 * 90));
+        let device =
+            Device::new(Arc::clone(&device_config), ticket, None, Seed::new([2; 32]), now, unix(now));
+        Self {
+            now,
+            device,
+            service,
+            events: Vec::new(),
+            notifications: VecDeque::new(),
+            cut: false,
+            loss: 0,
+            config,
+            device_config,
+            key,
+            wire: VecDeque::new(),
+            random: 1,
+            seeds: 2,
+            device_link: LINK,
+        }
+    }
+
+    fn seed(&mut self) -> Seed {
+        self.seeds += 1;
+        Seed::new([self.seeds; 32])
+    }
+
+    pub fn restart_service(&mut self) {
+        let seed = self.seed();
+        self.service = Service::new(Arc::clone(&self.config), ShardId(0), seed, self.now, unix(self.now));
+    }
+
+    pub fn restart_device(&mut self, resume: Option<Resume>) {
+        let ticket = ticket(&self.key, self.now, Duration::from_secs(86_400));
+        let seed = self.seed();
+        self.events.clear();
+        self.notifications.clear();
+        self.device =
+            Device::new(Arc::clone(&self.device_config), ticket, resume, seed, self.now, unix(self.now));
+    }
+
+    pub fn publish(&mut self, event: Event) -> Serial {
+        self.service.publish(self.now, &AccountId::of(ACCOUNT), event).unwrap()
+    }
+
+    pub fn take(&mut self) -> Vec<Notification> {
+        self.notifications.drain(..).collect()
+    }
+
+    /// Runs both machines, at their deadlines only, for this long.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.drain();
+            let arrival = self.wire.iter().map(|(at, ..)| *at).min();
+            let deadlines = [
+                arrival,
+                self.device.poll_timeout().map(|w| w.at),
+                self.service.poll_timeout().map(|w| w.at),
+                Some(end),
+            ];
+            let next = deadlines.into_iter().flatten().min().unwrap();
+            assert!(next >= self.now);
+            self.now = next;
+            self.arrive();
+            self.device.handle_timeout(next);
+            assert!(self.device.poll_timeout().is_none_or(|w| w.at > next), "a stale deadline of the device");
+            assert_eq!(self.service.handle_timeout(next, NonZeroUsize::MAX), Progress::Done);
+            assert!(
+                self.service.poll_timeout().is_none_or(|w| w.at > next),
+                "a stale deadline of the service"
+            );
+            if next == end {
+                self.drain();
+                return;
+            }
+        }
+    }
+
+    fn arrive(&mut self) {
+        while let Some(at) = self.wire.iter().position(|(at, ..)| *at <= self.now) {
+            let (_, to_service, mut packet) = self.wire.remove(at).unwrap();
+            if to_service {
+                let path = Path::new(LINK, device_address());
+                let mut dispositions = Vec::new();
+                let mut batch = [Datagram { path, payload: &mut packet }];
+                self.service.handle_datagrams(self.now, &mut batch, &mut dispositions);
+            } else {
+                let path = Path::new(self.device_link, service_address());
+                let _ = self.device.handle_datagram(self.now, Datagram { path, payload: &mut packet });
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        let mut buffer = [0; 1452];
+        loop {
+            let mut idle = true;
+            while let Some(event) = self.device.poll_event() {
+                idle = false;
+                if let DeviceEvent::OpenLink { link, .. } = event {
+                    self.device_link = link;
+                    self.device.handle_link(self.now, link, LinkState::Open { local: device_address() });
+                }
+                self.events.push(event);
+            }
+            while let Some(notification) = self.device.poll_notification(self.now) {
+                idle = false;
+                self.notifications.push_back(notification);
+            }
+            while let Some(t) = self.device.poll_transmit(self.now, &mut buffer, NonZeroUsize::MIN) {
+                idle = false;
+                self.send(true, buffer[..t.len].to_vec());
+            }
+            let mut batch = TransmitBatch::new(32);
+            while self.service.poll_transmit(self.now, &mut batch) > 0 {
+                idle = false;
+                let packets: Vec<Vec<u8>> = batch
+                    .iter()
+                    .flat_map(|(t, bytes)| {
+                        bytes.chunks(t.segment_size.map_or(bytes.len(), |s| usize::from(s.get())))
+                    })
+                    .map(<[u8]>::to_vec)
+                    .collect();
+                packets.into_iter().for_each(|p| self.send(false, p));
+                batch.clear();
+            }
+            while self.service.poll_event().is_some() {
+                idle = false;
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, to_service: bool, packet: Vec<u8>) {
+        self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let lost = (self.random >> 33) % 100 < self.loss;
+        if !self.cut && !lost {
+            self.wire.push_back((self.now + LATENCY, to_service, packet));
+        }
+    }
+}
+
+pub fn ticket(key: &TicketKey, now: Instant, life: Duration) -> Ticket {
+    let spec = TicketSpec {
+        endpoints: vec![Endpoint::Address(service_address())],
+        account: ACCOUNT.into(),
+        device: DeviceId([1; 16]),
+        rights: Rights::default(),
+        issued: unix(now),
+        expiry: unix(now) + life,
+    };
+    key.mint(&spec, &[3; 32]).unwrap()
+}
