@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_slow_listener_misses_the_oldest_and_nothing_else() {
         let (mut events, mut wakes) = (Events::default(), Wakes::default());
-        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let cx = Context::from_waker(std::task::Waker::noop());
         let (mut quick, mut slow) = (0, 0);
         assert_eq!(events.poll(&mut quick, false, &cx), Poll::Pending);
         for n in 0..100 {
@@ -135,6 +135,6 @@ mod tests {
         for n in 36..100 {
             assert_eq!(events.poll(&mut slow, true, &cx), Poll::Ready(Some(event(n))));
         }
-        assert_eq!(events.poll(&mut slow, true, &mut cx), Poll::Ready(None));
+        assert_eq!(events.poll(&mut slow, true, &cx), Poll::Ready(None));
     }
 }

@@ -4,8 +4,6 @@ mod builder;
 mod driver;
 mod events;
 mod state;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
 use std::future::poll_fn;

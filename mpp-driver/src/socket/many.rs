@@ -40,7 +40,8 @@ impl Outbox {
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, sockets: &[UdpSocket]) -> Poll<()> {
         let mut result = Poll::Ready(());
         for (i, socket) in sockets.iter().enumerate() {
-            if self.poll_socket(cx, socket, LinkId(i as u16)).is_pending() {
+            let link = LinkId(i as u16);
+            if socket.poll_send_batch(cx, link, || self.batch.iter(), &mut self.sent).is_pending() {
                 result = Poll::Pending;
             }
         }
@@ -50,17 +51,26 @@ impl Outbox {
         }
         result
     }
+}
 
-    fn poll_socket(&mut self, cx: &mut Context<'_>, socket: &UdpSocket, link: LinkId) -> Poll<()> {
-        let Self { batch, sent } = self;
+impl UdpSocket {
+    /// Sends the entries that go over `link`, and counts in `sent` how many bytes of each are gone; `Pending` when
+    /// there is no room for the rest.
+    pub(crate) fn poll_send_batch<'a, I: Iterator<Item = (&'a Transmit, &'a [u8])>>(
+        &self,
+        cx: &mut Context<'_>,
+        link: LinkId,
+        entries: impl Fn() -> I,
+        sent: &mut [usize],
+    ) -> Poll<()> {
         loop {
             // The first that waits leads; all that leave from the same address go with it. Packets to one peer stay in
             // order, because they share link and address; only a segmented one goes by itself.
             let waiting = |t: &Transmit, sent: usize| t.path.link == link && sent < t.len;
-            let first = batch.iter().zip(sent.iter_mut()).find(|((t, _), sent)| waiting(t, **sent));
+            let first = entries().zip(sent.iter_mut()).find(|((t, _), sent)| waiting(t, **sent));
             let Some(((first, bytes), progress)) = first else { return Poll::Ready(()) };
             if first.segment_size.is_some() || !MANY {
-                if socket.poll_send(cx, first, bytes, progress).is_pending() {
+                if self.poll_send(cx, first, bytes, progress).is_pending() {
                     return Poll::Pending;
                 }
                 continue;
@@ -68,10 +78,10 @@ impl Outbox {
             #[cfg(any(target_os = "linux", target_os = "android"))]
             {
                 let source = first.path.local;
-                let group = batch.iter().zip(sent.iter_mut()).filter(|((t, _), sent)| {
+                let group = entries().zip(sent.iter_mut()).filter(|((t, _), sent)| {
                     waiting(t, **sent) && t.path.local == source && t.segment_size.is_none()
                 });
-                if socket.poll_send_many(cx, source, group).is_pending() {
+                if self.poll_send_many(cx, source, group).is_pending() {
                     return Poll::Pending;
                 }
             }
@@ -137,11 +147,11 @@ mod mmsg {
 impl UdpSocket {
     /// Sends whole packets that leave from the same address, and marks those that are gone; `Pending` when there is
     /// no room for the rest.
-    fn poll_send_many<'a>(
+    fn poll_send_many<'a, 's>(
         &self,
         cx: &mut Context<'_>,
         source: Option<std::net::IpAddr>,
-        group: impl Iterator<Item = ((&'a Transmit, &'a [u8]), &'a mut usize)>,
+        group: impl Iterator<Item = ((&'a Transmit, &'a [u8]), &'s mut usize)>,
     ) -> Poll<()> {
         use std::array;
         use std::io::{self, IoSlice};

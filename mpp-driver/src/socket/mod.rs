@@ -4,7 +4,7 @@
 
 mod many;
 mod receive;
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;
 
 use std::io;
