@@ -62,7 +62,10 @@ impl Wakes {
     /// The driver runs: nobody has to wake it before it has looked at everything.
     pub(crate) fn driver_runs(&mut self, cx: &Context<'_>) {
         self.driver_due = false;
-        self.driver = Some(cx.waker().clone());
+        match &mut self.driver {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => self.driver = Some(cx.waker().clone()),
+        }
     }
 
     /// What to wake now. The driver's waker is given away once; the driver leaves a new one when it runs.
@@ -131,5 +134,124 @@ impl Alarm {
         let wait = wait.min(Duration::from_secs(24 * 3600));
         self.timer.as_mut().reset(self.runtime.now() + wait);
         self.set = Some(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::Wake;
+
+    use super::*;
+    use crate::runtime::{AsyncSocket, Task};
+
+    #[derive(Debug, Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn counted() -> (Arc<Count>, Waker) {
+        let count = Arc::new(Count::default());
+        (count.clone(), count.into())
+    }
+
+    #[test]
+    fn everybody_is_woken_once_and_outside_of_the_lock() {
+        #[derive(Debug)]
+        struct Relock(Arc<Guarded<Waiting>>, AtomicUsize);
+        impl Wake for Relock {
+            fn wake(self: Arc<Self>) {
+                // Would hang if the lock were still held.
+                self.0.with(|waiting, _| assert!(waiting.is_empty()));
+                self.1.fetch_add(1, Relaxed);
+            }
+        }
+        let lock = Arc::new(Guarded::new(Waiting::default()));
+        let task = Arc::new(Relock(lock.clone(), AtomicUsize::new(0)));
+        let waker = Waker::from(task.clone());
+        for _ in 0..3 {
+            lock.with(|waiting, _| waiting.add(&Context::from_waker(&waker)));
+        }
+        lock.with(|waiting, wakes| wakes.all(waiting));
+        lock.with(|waiting, wakes| wakes.all(waiting));
+        assert_eq!(task.1.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn the_driver_is_woken_once_for_each_run() {
+        let lock = Guarded::new(());
+        let (count, waker) = counted();
+        lock.with(|(), wakes| wakes.driver());
+        lock.with(|(), wakes| wakes.driver_runs(&Context::from_waker(&waker)));
+        assert_eq!(count.0.load(Relaxed), 0, "nobody asked since it ran");
+        for _ in 0..3 {
+            lock.with(|(), wakes| wakes.driver());
+        }
+        assert_eq!(count.0.load(Relaxed), 1);
+        lock.with(|(), wakes| wakes.driver_runs(&Context::from_waker(&waker)));
+        lock.with(|(), wakes| wakes.driver());
+        assert_eq!(count.0.load(Relaxed), 2);
+    }
+
+    #[test]
+    fn tasks_that_have_gone_do_not_pile_up() {
+        let mut waiting = Waiting::default();
+        let tasks: Vec<_> = (0..10 * WAITING).map(|_| counted()).collect();
+        for (_, waker) in &tasks {
+            waiting.add(&Context::from_waker(waker));
+        }
+        assert!(waiting.0.len() <= WAITING);
+        let woken: usize = tasks.iter().map(|(count, _)| count.0.load(Relaxed)).sum();
+        assert_eq!(woken + waiting.0.len(), tasks.len(), "nobody is forgotten");
+    }
+
+    /// A runtime whose timer always fires at once, and remembers how it was set.
+    #[derive(Debug, Default)]
+    struct Hasty(Arc<Mutex<Vec<std::time::Instant>>>);
+
+    impl Runtime for Hasty {
+        fn spawn(&self, _: Task) {}
+        fn timer(&self, _: std::time::Instant) -> Pin<Box<dyn Timer>> {
+            Box::pin(Hasty(self.0.clone()))
+        }
+        fn wrap(&self, _: std::net::UdpSocket) -> std::io::Result<Box<dyn AsyncSocket>> {
+            Err(std::io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    impl Timer for Hasty {
+        fn reset(self: Pin<&mut Self>, at: std::time::Instant) {
+            self.0.lock().unwrap().push(at);
+        }
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            // Early three times, then it waits.
+            if self.0.lock().unwrap().len() < 4 { Poll::Ready(()) } else { Poll::Pending }
+        }
+    }
+
+    #[test]
+    fn an_early_timer_is_set_again_and_a_deadline_that_stays_is_not() {
+        let runtime = Hasty::default();
+        let resets = runtime.0.clone();
+        let mut alarm = Alarm::new(Arc::new(runtime));
+        let clock = Clock::start();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(alarm.poll(&mut cx, &clock, None).is_pending());
+        assert!(alarm.poll(&mut cx, &clock, Some(clock.now())).is_ready());
+        assert!(resets.lock().unwrap().is_empty());
+        let soon = clock.now() + Duration::from_secs(3600);
+        for _ in 0..2 {
+            assert!(alarm.poll(&mut cx, &clock, Some(soon)).is_pending());
+            assert_eq!(resets.lock().unwrap().len(), 4);
+        }
+        assert!(alarm.poll(&mut cx, &clock, Some(soon + Duration::from_secs(1))).is_pending());
+        assert_eq!(resets.lock().unwrap().len(), 5);
+        // A deadline in the far future is no overflow.
+        assert!(alarm.poll(&mut cx, &clock, Some(Instant::from_micros(u64::MAX))).is_pending());
     }
 }

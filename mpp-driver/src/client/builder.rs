@@ -70,11 +70,11 @@ impl<R> ClientBuilder<R> {
         self
     }
 
-    /// Calls `save` whenever what [`Client::resume`] returns has changed, so that it can be kept. It is called on the
-    /// client's task: it should be quick, and it must not panic.
+    /// Calls `save` with what [`Client::resume`] returns: once at the start, and whenever it has changed, so that it
+    /// can be kept. It is called on the client's task: it should be quick, and it must not panic.
     ///
-    /// A position reaches the service before `save` has returned. If the process dies in between, the next client
-    /// resumes from the older position and what lies between the two comes again: nothing is missed.
+    /// If the process dies before `save` has returned, the next client resumes from the older position, and what lies
+    /// between the two comes again. Nothing is missed silently.
     pub fn on_resume(mut self, save: impl FnMut(&Resume) + Send + 'static) -> Self {
         self.on_resume = Some(Box::new(save));
         self

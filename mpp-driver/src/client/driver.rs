@@ -102,7 +102,9 @@ impl Driver {
                 let now = shared.clock.now();
                 shared.state.with(|s, wakes| {
                     for packet in inbox.packets() {
-                        let path = Path { link: link.id, remote: packet.remote, local: packet.local };
+                        // A device leaves the choice of its own address to the system's routes: the one a packet
+                        // came to may be gone by the time of the answer.
+                        let path = Path::new(link.id, packet.remote);
                         let payload = packet.payload;
                         // What is not for this device is counted by it.
                         let _ = s.device.handle_datagram(now, Datagram { path, payload });
@@ -237,8 +239,9 @@ impl Future for Driver {
             driver.advance(cx);
             let mut more = driver.receive(cx);
             driver.serve();
-            more |= driver.transmit(cx);
+            // First the host, then the service: what the service knows to be dealt with, it may forget.
             driver.save();
+            more |= driver.transmit(cx);
             let (at, done) = driver.deadline();
             if done {
                 return Poll::Ready(());
@@ -262,6 +265,13 @@ impl Drop for Driver {
 
 /// Looks a name up on a thread of its own: the system's resolver blocks.
 fn resolve(shared: &Arc<Shared>, id: ResolveId, host: String, port: u16) {
+    // A resolver that hangs must not collect threads: beyond a few, names are not found.
+    if !shared.state.with(|s, _| s.begin_lookup()) {
+        return shared.state.with(|s, wakes| {
+            s.resolved.push((id, Vec::new()));
+            wakes.driver();
+        });
+    }
     let back: Weak<Shared> = Arc::downgrade(shared);
     let look_up = move || {
         let addresses: Vec<SocketAddr> =
@@ -276,6 +286,7 @@ fn resolve(shared: &Arc<Shared>, id: ResolveId, host: String, port: u16) {
 fn answer(shared: &Weak<Shared>, id: ResolveId, addresses: Vec<SocketAddr>) {
     if let Some(shared) = shared.upgrade() {
         shared.state.with(|s, wakes| {
+            s.lookups -= 1;
             s.resolved.push((id, addresses));
             wakes.driver();
         });
