@@ -28,7 +28,7 @@ use crate::stats::{Counters, ServiceStats};
 
 /// The most addresses to listen on.
 const ADDRESSES: usize = 64;
-/// When a device that was told to go should come back, unless [`Service::shutdown_with`] says otherwise.
+/// Within which time devices that were told to go come back, unless [`Service::shutdown_with`] says otherwise.
 const COME_BACK: Duration = Duration::from_secs(2);
 /// How long a dropped service goes on telling its devices.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -182,15 +182,16 @@ impl<R> Service<R> {
         ServiceStats { core, socket: self.shared.counters.read() }
     }
 
-    /// Tells every device to come back in about 2 s, takes no new ones, and ends when all are told or `deadline` has
-    /// passed. The port is free when this returns.
+    /// Tells every device to come back at a moment within the next 2 s, takes no new ones, and ends when all are told
+    /// or `deadline` has passed. The port is free when this returns.
     pub async fn shutdown(&self, deadline: Duration) {
         self.shutdown_with(deadline, COME_BACK).await;
     }
 
-    /// The same, with the time after which the devices come back.
-    pub async fn shutdown_with(&self, deadline: Duration, come_back: Duration) {
-        self.shared.close(deadline, come_back);
+    /// The same, with the time over which the devices spread their coming back: long enough for the next service to
+    /// start, and for so many devices to connect.
+    pub async fn shutdown_with(&self, deadline: Duration, spread: Duration) {
+        self.shared.close(deadline, spread);
         poll_fn(|cx| self.shared.state.with(|s, _| s.poll_ended(cx))).await;
     }
 

@@ -46,11 +46,11 @@ impl Shared {
     }
 
     /// Begins to close, or shortens the deadline of a close that has begun.
-    pub(super) fn close(&self, deadline: Duration, come_back: Duration) {
+    pub(super) fn close(&self, deadline: Duration, spread: Duration) {
         let now = self.clock.now();
         self.state.with(|s, wakes| {
             if s.give_up.is_none() {
-                s.core.close(now, come_back);
+                s.core.close(now, spread);
             }
             s.give_up = Instant::earliest(s.give_up, Some(now + deadline));
             wakes.driver();
