@@ -53,7 +53,7 @@
 //!         issued,
 //!         expiry: issued + Duration::from_secs(90 * 24 * 3600),
 //!     },
-//!     random(),
+//!     &random(),
 //! )?;
 //! println!("give this to the device, and to nobody else: {}", *ticket.to_text());
 //! service.publish(&account, Event::changed(StoreId::CONTACT))?;

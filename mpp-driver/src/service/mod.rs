@@ -137,6 +137,15 @@ impl<R> Service<R> {
         self.command(|core, now| core.deliver(now, &account.to_account(), serial, event))
     }
 
+    /// Declares every serial up to and including `upto` lost, for a host whose log has a hole: devices that have not
+    /// been told of them are told of a gap.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub fn skip(&self, account: impl ToAccount, upto: Serial) -> Result<(), PublishError> {
+        self.command(|core, _| core.skip(&account.to_account(), upto))
+    }
+
     /// Makes a channel known: a new one, or one whose history the host has kept.
     ///
     /// # Errors
@@ -178,7 +187,7 @@ impl<R> Service<R> {
 
     /// The counters.
     pub fn stats(&self) -> ServiceStats {
-        let core = self.shared.state.with(|s, _| *s.core.stats());
+        let core = self.shared.state.with(|s, _| s.core.stats());
         ServiceStats { core, socket: self.shared.counters.read() }
     }
 

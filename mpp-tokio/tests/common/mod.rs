@@ -74,7 +74,7 @@ pub fn ticket_until(expiry: UnixTime, device: u8, endpoint: Endpoint) -> Ticket 
     static CALLS: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
     let mut fresh = [device; 32];
     fresh[0] = CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    key().mint(&spec, fresh).unwrap()
+    key().mint(&spec, &fresh).unwrap()
 }
 
 pub fn ticket(device: u8, service: SocketAddr) -> Ticket {
