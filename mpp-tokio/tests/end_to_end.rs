@@ -422,6 +422,44 @@ async fn errors_of_binding_say_what_to_do() {
     assert!(matches!(Service::bind("nonsense", common::config()), Err(BindError::Addresses { .. })));
 }
 
+#[tokio::test]
+async fn foreign_packets_change_nothing_but_counters() {
+    let (service, address) = service();
+    let stranger = std::net::UdpSocket::bind(LOOPBACK).unwrap();
+    let before = service.stats().core;
+    for size in 1..=1_500 {
+        let packet: Vec<u8> = (0..size).map(|i| (i * 31 + size) as u8).collect();
+        stranger.send_to(&packet, address).unwrap();
+        if size % 50 == 0 {
+            until(5, "the packets", || service.stats().socket.received >= size as u64).await;
+        }
+    }
+    let after = service.stats().core;
+    let dropped = |stats: mpp_tokio::proto::ServiceStats| stats.dropped.iter().sum::<u64>();
+    assert_eq!(dropped(after) - dropped(before), 1_500);
+    assert_eq!((after.connected, after.packets_sent), (0, 0));
+    let client = connect(1, address).await;
+    service.publish(ALICE, numbered(1)).unwrap();
+    assert_eq!(number(&next_event(&client).await.1), 1);
+}
+
+#[tokio::test]
+async fn nobody_works_while_nothing_happens() {
+    let (service, address) = service();
+    let client = connect(1, address).await;
+    service.publish(ALICE, numbered(1)).unwrap();
+    next_event(&client).await;
+    // Acknowledgements and the like have their time to settle.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let calls = || {
+        let (client, service) = (client.stats().socket, service.stats().socket);
+        client.receive_calls + client.send_calls + service.receive_calls + service.send_calls
+    };
+    let before = calls();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(calls(), before);
+}
+
 #[test]
 fn a_runtime_that_ends_leaves_nobody_waiting() {
     let (first, second) = (runtime(), runtime());
