@@ -1,0 +1,109 @@
+//! The settings of a client.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mpp_proto::{Acknowledgement, Device, DeviceConfig, Resume, Seed, StoreSet, Ticket};
+
+use super::Client;
+use super::driver::Driver;
+use super::state::{Shared, State};
+use crate::clock::{Clock, civil};
+use crate::runtime::{AnyRuntime, Runtime};
+
+/// What is called with every new [`Resume`].
+pub(super) type OnResume = Box<dyn FnMut(&Resume) + Send>;
+
+/// The settings of a [`Client`]; [`ClientBuilder::connect`] starts it.
+#[must_use]
+pub struct ClientBuilder<R = AnyRuntime> {
+    runtime: Arc<dyn Runtime>,
+    ticket: Ticket,
+    config: DeviceConfig,
+    resume: Option<Resume>,
+    on_resume: Option<OnResume>,
+    kind: PhantomData<fn() -> R>,
+}
+
+impl<R> ClientBuilder<R> {
+    pub(super) fn new(runtime: Arc<dyn Runtime>, ticket: Ticket) -> Self {
+        Self {
+            runtime,
+            ticket,
+            config: DeviceConfig::default(),
+            resume: None,
+            on_resume: None,
+            kind: PhantomData,
+        }
+    }
+
+    /// All settings of the device at once. It replaces what [`ClientBuilder::filter`],
+    /// [`ClientBuilder::manual_acknowledgement`] and [`ClientBuilder::interval`] have set before.
+    pub fn config(mut self, config: DeviceConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The stores to hear of. Default: all.
+    pub fn filter(mut self, filter: StoreSet) -> Self {
+        self.config.filter = filter;
+        self
+    }
+
+    /// Only [`Client::acknowledge`] says that notifications have been dealt with. Default: taking the next one does.
+    pub fn manual_acknowledgement(mut self) -> Self {
+        self.config.acknowledgement = Acknowledgement::Manual;
+        self
+    }
+
+    /// The time between heartbeats, 5 s to 300 s. Default: 25 s.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.config.interval = interval;
+        self
+    }
+
+    /// Goes on where an earlier client of this device was ([`Client::resume`]).
+    pub fn resume(mut self, resume: Resume) -> Self {
+        self.resume = Some(resume);
+        self
+    }
+
+    /// Calls `save` with what [`Client::resume`] returns: once at the start, and whenever it has changed, so that it
+    /// can be kept. It is called on the client's task: it should be quick, and it must not panic.
+    ///
+    /// If the process dies before `save` has returned, the next client resumes from the older position, and what lies
+    /// between the two comes again. Nothing is missed silently.
+    pub fn on_resume(mut self, save: impl FnMut(&Resume) + Send + 'static) -> Self {
+        self.on_resume = Some(Box::new(save));
+        self
+    }
+
+    /// Starts to connect, in the background.
+    ///
+    /// # Panics
+    /// Outside of the runtime, and if the system has no random bytes to give.
+    pub fn connect(self) -> Client<R> {
+        let clock = Clock::start();
+        let (now, unix) = (clock.now(), civil());
+        let mut seed = [0; 32];
+        if let Err(e) = getrandom::fill(&mut seed) {
+            // Nothing of this protocol can be done safely without: std's own hash maps panic here too.
+            panic!("the system gives no random bytes: {e}");
+        }
+        let config = Arc::new(self.config);
+        let device = Device::new(config, self.ticket, self.resume, Seed::new(seed), now, unix);
+        let shared = Arc::new(Shared::new(State::new(device), clock));
+        let driver = Driver::new(shared.clone(), self.runtime.clone(), self.on_resume, now, unix);
+        self.runtime.spawn(Box::pin(driver));
+        Client::new(shared)
+    }
+}
+
+impl<R> fmt::Debug for ClientBuilder<R> {
+    // The ticket holds a secret and is left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,63 @@
+//! Mesh Presence Protocol: the driver that all runtime adapters share.
+//!
+//! `mpp-proto` holds the protocol as pure state machines. This crate moves their packets: it opens the UDP sockets,
+//! receives and sends in batches, keeps the timers, looks names up, and puts two handles in front of it all, a
+//! [`Client`] for a device and a [`Service`]. It knows no asynchronous runtime; an adapter crate implements
+//! [`Runtime`] for one and names the two handles for it. Programs use the adapter:
+//!
+//! ```toml
+//! [dependencies]
+//! mpp-tokio = "0.1"
+//! ```
+//!
+//! # Writing an adapter
+//!
+//! Implement [`Runtime`], [`Timer`] and [`AsyncSocket`], and name the handles:
+//!
+//! ```no_run
+//! use std::io;
+//! use std::net::UdpSocket;
+//! use std::pin::Pin;
+//! use std::time::Instant;
+//! use mpp_driver::{AsyncSocket, Runtime, Task, Timer};
+//!
+//! /// An imaginary runtime.
+//! #[derive(Clone, Copy, Debug, Default)]
+//! pub struct MyRuntime;
+//!
+//! impl Runtime for MyRuntime {
+//!     fn spawn(&self, task: Task) {
+//!         // Run the task in the background.
+//! #       drop(task);
+//!     }
+//!     fn timer(&self, at: Instant) -> Pin<Box<dyn Timer>> {
+//!         // A timer that fires at that instant.
+//! #       let _ = at; unreachable!()
+//!     }
+//!     fn wrap(&self, socket: UdpSocket) -> io::Result<Box<dyn AsyncSocket>> {
+//!         // Register the socket with the reactor.
+//! #       let _ = socket; unreachable!()
+//!     }
+//! }
+//!
+//! pub type Client = mpp_driver::Client<MyRuntime>;
+//! pub type Service = mpp_driver::Service<MyRuntime>;
+//! ```
+//!
+//! The parameter only finds the runtime when a handle is made; the handles keep it as `Arc<dyn Runtime>`.
+
+mod client;
+mod clock;
+mod error;
+mod runtime;
+mod service;
+mod socket;
+mod stats;
+mod wake;
+
+pub use client::{Client, ClientBuilder, ClientEvent, ClientEvents};
+pub use error::{Advice, BindError, CallError, ConnectError};
+pub use runtime::{AnyRuntime, AsyncSocket, Interest, Runtime, Task, Timer};
+pub use service::{Service, ServiceEvents, ToAccount};
+pub use socket2::SockRef;
+pub use stats::{ClientStats, ServiceStats, SocketStats};

@@ -1,0 +1,185 @@
+//! The task behind a service.
+
+use std::array;
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use mpp_proto::{Datagram, Disposition, Instant, LinkId, Path, Progress, UnixTime};
+
+use super::state::Shared;
+use crate::clock::Calendar;
+use crate::runtime::Runtime;
+use crate::socket::{Inbox, Outbox, UdpSocket};
+use crate::wake::Alarm;
+
+/// Rounds in one go; then other tasks have their turn.
+const ROUNDS: usize = 16;
+/// Batches taken from one socket before the others and the sending have their turn.
+const BATCHES: usize = 8;
+/// Packets handed to the state machine at once.
+const BATCH: usize = quinn_udp::BATCH_SIZE;
+/// Timers that may fire before the sockets have their turn.
+const TIMERS: usize = 1024;
+/// How long a socket rests that does nothing but fail.
+const REST: Duration = Duration::from_millis(100);
+
+/// The future that moves a service's packets. It ends when the service is closed and has told its devices.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    calendar: Calendar,
+    alarm: Alarm,
+    sockets: Vec<UdpSocket>,
+    rests_until: Vec<Option<Instant>>,
+    inbox: Inbox,
+    outbox: Outbox,
+    dispositions: Vec<Disposition>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        runtime: &Arc<dyn Runtime>,
+        sockets: Vec<UdpSocket>,
+        now: Instant,
+        unix: UnixTime,
+    ) -> Self {
+        Self {
+            shared,
+            calendar: Calendar::new(now, unix),
+            alarm: Alarm::new(runtime.clone()),
+            rests_until: sockets.iter().map(|_| None).collect(),
+            sockets,
+            inbox: Inbox::service(),
+            outbox: Outbox::new(),
+            dispositions: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Takes in what came; returns whether there may be more.
+    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+        let Self { shared, sockets, rests_until, inbox, dispositions, .. } = self;
+        let mut more = false;
+        for (i, (socket, rests_until)) in sockets.iter().zip(rests_until).enumerate() {
+            if rests_until.is_some_and(|until| shared.clock.now() < until) {
+                continue;
+            }
+            *rests_until = None;
+            let link = LinkId(i as u16);
+            for round in 0.. {
+                if round == BATCHES {
+                    more = true;
+                    break;
+                }
+                match socket.poll_receive(cx, inbox) {
+                    Poll::Pending => break,
+                    Poll::Ready(false) => {
+                        *rests_until = Some(shared.clock.now() + REST);
+                        break;
+                    }
+                    Poll::Ready(true) => hand_over(shared, link, inbox, dispositions),
+                }
+            }
+        }
+        more
+    }
+
+    /// Timeouts; returns whether some are left.
+    fn advance(&mut self, cx: &Context<'_>) -> bool {
+        let Self { shared, calendar, .. } = self;
+        let now = shared.clock.now();
+        let civil = calendar.check(now);
+        shared.state.with(|s, wakes| {
+            wakes.driver_runs(cx);
+            if let Some(civil) = civil {
+                s.core.set_clock(now, civil);
+            }
+            let due = s.core.poll_timeout().is_some_and(|w| w.at <= now);
+            let budget = NonZeroUsize::new(TIMERS).unwrap_or(NonZeroUsize::MIN);
+            let more = due && s.core.handle_timeout(now, budget) == Progress::More;
+            s.settle_events(wakes);
+            more
+        })
+    }
+
+    /// Sends one batch; returns whether there may be more to send now. While packets wait for room in a socket,
+    /// nothing new is made.
+    fn transmit(&mut self, cx: &mut Context<'_>) -> bool {
+        let Self { shared, sockets, outbox, .. } = self;
+        if outbox.is_empty() {
+            let now = shared.clock.now();
+            if !shared.state.with(|s, _| outbox.fill(|batch| s.core.poll_transmit(now, batch))) {
+                return false;
+            }
+        }
+        outbox.poll_send(cx, sockets).is_ready()
+    }
+
+    /// When to look again if nothing happens, and whether everything is done.
+    fn deadline(&self) -> (Option<Instant>, bool) {
+        let now = self.shared.clock.now();
+        let rest = self.rests_until.iter().flatten().min().copied();
+        self.shared.state.with(|s, _| {
+            let done = s.give_up.is_some_and(|at| at <= now || s.core.is_drained() && self.outbox.is_empty());
+            let at = s.core.poll_timeout().map(|w| w.at);
+            (Instant::earliest(at, Instant::earliest(rest, s.give_up)), done)
+        })
+    }
+}
+
+/// Hands a received batch to the state machine.
+fn hand_over(shared: &Shared, link: LinkId, inbox: &mut Inbox, dispositions: &mut Vec<Disposition>) {
+    let now = shared.clock.now();
+    let nowhere = Path::new(link, ([0, 0, 0, 0], 0).into());
+    let mut packets = inbox.packets();
+    loop {
+        let mut n = 0;
+        let mut batch: [Datagram<'_>; BATCH] = array::from_fn(|_| match packets.next() {
+            Some(packet) => {
+                n += 1;
+                let path = Path { link, remote: packet.remote, local: packet.local };
+                Datagram { path, payload: packet.payload }
+            }
+            None => Datagram { path: nowhere, payload: &mut [] },
+        });
+        let Some(batch) = batch.get_mut(..n).filter(|batch| !batch.is_empty()) else { return };
+        // What was dropped, the state machine has counted.
+        shared.state.with(|s, _| s.core.handle_datagrams(now, batch, dispositions));
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let driver = &mut *self;
+        for _ in 0..ROUNDS {
+            let mut more = driver.receive(cx);
+            more |= driver.advance(cx);
+            more |= driver.transmit(cx);
+            let (at, done) = driver.deadline();
+            if done {
+                // The port is free before anybody hears that the service has ended.
+                driver.sockets.clear();
+                return Poll::Ready(());
+            }
+            if driver.alarm.poll(cx, &driver.shared.clock, at).is_pending() && !more {
+                return Poll::Pending;
+            }
+        }
+        // Much to do, or a deadline that does not move: others first, then again.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    /// Also if the runtime ends: nobody must wait for ever.
+    fn drop(&mut self) {
+        self.sockets.clear();
+        self.shared.state.with(|s, wakes| s.end(wakes));
+    }
+}

@@ -1,0 +1,276 @@
+//! The handle on a service.
+
+mod driver;
+mod events;
+mod state;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mpp_proto::{
+    AccountHead, AccountId, DeviceId, DeviceStatus, Epoch, Event, PublishError, Seed, Serial, ServiceConfig,
+    ShardId,
+};
+
+use driver::Driver;
+pub use events::ServiceEvents;
+use state::{Shared, State};
+
+use crate::clock::{Clock, civil};
+use crate::error::BindError;
+use crate::runtime::{AnyRuntime, Runtime};
+use crate::socket::{UdpSocket, Use};
+use crate::stats::{Counters, ServiceStats};
+
+/// The most addresses to listen on.
+const ADDRESSES: usize = 64;
+/// Within which time devices that were told to go come back, unless [`Service::shutdown_with`] says otherwise.
+const COME_BACK: Duration = Duration::from_secs(2);
+/// How long a dropped service goes on telling its devices.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// A service: devices connect to it with their tickets, and what is published here reaches them.
+///
+/// The handle is cheap to clone, and every clone is the same service. Dropping the last one shuts it down in the
+/// background; [`Service::shutdown`] waits for that.
+///
+/// ```no_run
+/// # use mpp_driver::{Runtime, Service};
+/// # use mpp_proto::{AccountHead, AccountId, Event, ServiceConfig, StoreId};
+/// # async fn example<R: Runtime + Default>(config: ServiceConfig) -> Result<(), Box<dyn std::error::Error>> {
+/// let service = Service::<R>::bind("[::]:15096", config)?;
+/// service.restore(AccountHead::new(AccountId::of("alice@example.com")))?;
+/// let serial = service.publish("alice@example.com", Event::changed(StoreId::CONTACT))?;
+/// println!("published as {serial}");
+/// service.shutdown(std::time::Duration::from_secs(2)).await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Service<R = AnyRuntime> {
+    shared: Arc<Shared>,
+    runtime: PhantomData<fn() -> R>,
+}
+
+impl<R: Runtime + Default> Service<R> {
+    /// Listens on all of these addresses and serves devices in the background.
+    ///
+    /// `[::]` also takes IPv4, unless an IPv4 address is given beside it. Port 0 lets the system choose;
+    /// [`Service::local_addrs`] tells what it chose. A host name is looked up, which blocks.
+    ///
+    /// # Errors
+    /// See [`BindError`]: it names the address and what to do.
+    ///
+    /// # Panics
+    /// Outside of the runtime.
+    pub fn bind(addresses: impl ToSocketAddrs, config: ServiceConfig) -> Result<Self, BindError> {
+        Self::start(Arc::new(R::default()), addresses, config)
+    }
+}
+
+impl Service<AnyRuntime> {
+    /// The same as [`Service::bind`], on a runtime that is given as a value.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind_on(
+        runtime: Arc<dyn Runtime>,
+        addresses: impl ToSocketAddrs,
+        config: ServiceConfig,
+    ) -> Result<Self, BindError> {
+        Self::start(runtime, addresses, config)
+    }
+}
+
+impl<R> Service<R> {
+    fn start(
+        runtime: Arc<dyn Runtime>,
+        addresses: impl ToSocketAddrs,
+        config: ServiceConfig,
+    ) -> Result<Self, BindError> {
+        let addresses: Vec<SocketAddr> =
+            addresses.to_socket_addrs().map_err(|source| BindError::Addresses { source })?.collect();
+        if addresses.is_empty() || addresses.len() > ADDRESSES {
+            return Err(BindError::Count { count: addresses.len() });
+        }
+        let counters = Arc::<Counters>::default();
+        let purpose = Use::Service { only_v6: addresses.iter().any(SocketAddr::is_ipv4) };
+        let bind = |address: &SocketAddr| {
+            UdpSocket::bind(&*runtime, *address, purpose, &counters).map_err(|e| BindError::new(*address, e))
+        };
+        let sockets = addresses.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| BindError::Random(e.to_string()))?;
+
+        let clock = Clock::start();
+        let (now, unix) = (clock.now(), civil());
+        let core = mpp_proto::Service::new(Arc::new(config), ShardId(0), Seed::new(seed), now, unix);
+        let local = sockets.iter().map(UdpSocket::local).collect();
+        let shared = Arc::new(Shared::new(State::new(core), clock, counters, local));
+        let driver = Driver::new(shared.clone(), &runtime, sockets, now, unix);
+        runtime.spawn(Box::pin(driver));
+        Ok(Self { shared, runtime: PhantomData })
+    }
+
+    /// The addresses it listens on, in the order of those given to [`Service::bind`].
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.shared.local
+    }
+
+    /// Publishes an event in the channel of `account`, under the next serial. It goes out at once, to the devices that
+    /// are connected; the others get it when they come back.
+    ///
+    /// # Errors
+    /// See [`PublishError`]. An account is known once a device of it has connected, or [`Service::restore`] named it.
+    pub fn publish(&self, account: impl ToAccount, event: Event) -> Result<Serial, PublishError> {
+        self.command(|core, now| core.publish(now, &account.to_account(), event))
+    }
+
+    /// The same, for a host whose own log assigns the serials: they have to be given in order and without holes.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub fn deliver(&self, account: impl ToAccount, serial: Serial, event: Event) -> Result<(), PublishError> {
+        self.command(|core, now| core.deliver(now, &account.to_account(), serial, event))
+    }
+
+    /// Declares every serial up to and including `upto` lost, for a host whose log has a hole: devices that have not
+    /// been told of them are told of a gap.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub fn skip(&self, account: impl ToAccount, upto: Serial) -> Result<(), PublishError> {
+        self.command(|core, _| core.skip(&account.to_account(), upto))
+    }
+
+    /// Makes a channel known: a new one, or one whose history the host has kept.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub fn restore(&self, head: AccountHead) -> Result<(), PublishError> {
+        self.shared.state.with(|s, _| if s.ended { Err(PublishError::Closed) } else { s.core.restore(head) })
+    }
+
+    /// The channel of an account, if it is known.
+    pub fn head(&self, account: impl ToAccount) -> Option<AccountHead> {
+        self.shared.state.with(|s, _| s.core.head(&account.to_account()))
+    }
+
+    /// The connected devices of an account.
+    pub fn devices(&self, account: impl ToAccount) -> Vec<DeviceStatus> {
+        let now = self.shared.clock.now();
+        self.shared.state.with(|s, _| s.core.devices(now, &account.to_account()).collect())
+    }
+
+    /// Up to `max` positions that have moved since they were last asked for, for a host that keeps them.
+    pub fn drain_positions(&self, max: usize) -> Vec<(AccountId, DeviceId, Epoch, Serial)> {
+        let mut positions = Vec::new();
+        self.shared.state.with(|s, _| {
+            s.core.drain_positions(max, |account, device, epoch, serial| {
+                positions.push((account, device, epoch, serial));
+            });
+        });
+        positions
+    }
+
+    /// Which devices connect and go.
+    ///
+    /// What no one has taken yet is one flag per device, not a queue: a listener that is slow hears of the last state,
+    /// and memory does not grow. Several streams share the events: each goes to one of them. While there is no stream
+    /// at all, events are thrown away.
+    pub fn events(&self) -> ServiceEvents {
+        ServiceEvents::new(self.shared.clone())
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> ServiceStats {
+        let core = self.shared.state.with(|s, _| s.core.stats());
+        ServiceStats { core, socket: self.shared.counters.read() }
+    }
+
+    /// Tells every device to come back at a moment within the next 2 s, takes no new ones, and ends when all are told
+    /// or `deadline` has passed. The port is free when this returns.
+    pub async fn shutdown(&self, deadline: Duration) {
+        self.shutdown_with(deadline, COME_BACK).await;
+    }
+
+    /// The same, with the time over which the devices spread their coming back: long enough for the next service to
+    /// start, and for so many devices to connect.
+    pub async fn shutdown_with(&self, deadline: Duration, spread: Duration) {
+        self.shared.close(deadline, spread);
+        poll_fn(|cx| self.shared.state.with(|s, _| s.poll_ended(cx))).await;
+    }
+
+    fn command<T>(
+        &self,
+        f: impl FnOnce(&mut mpp_proto::Service, mpp_proto::Instant) -> Result<T, PublishError>,
+    ) -> Result<T, PublishError> {
+        self.shared.state.with(|s, wakes| {
+            if s.ended {
+                return Err(PublishError::Closed);
+            }
+            let result = f(&mut s.core, self.shared.clock.now());
+            wakes.driver();
+            result
+        })
+    }
+}
+
+impl<R> Clone for Service<R> {
+    fn clone(&self) -> Self {
+        self.shared.state.with(|s, _| s.handles += 1);
+        Self { shared: self.shared.clone(), runtime: PhantomData }
+    }
+}
+
+impl<R> Drop for Service<R> {
+    /// The last one shuts the service down, in the background.
+    fn drop(&mut self) {
+        let last = self.shared.state.with(|s, _| {
+            s.handles -= 1;
+            s.handles == 0
+        });
+        if last {
+            self.shared.close(CLOSING, COME_BACK);
+        }
+    }
+}
+
+impl<R> fmt::Debug for Service<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("local", &self.shared.local).finish_non_exhaustive()
+    }
+}
+
+/// What names an account: its name, or its [`AccountId`].
+pub trait ToAccount {
+    /// The account.
+    fn to_account(&self) -> AccountId;
+}
+
+impl ToAccount for AccountId {
+    fn to_account(&self) -> AccountId {
+        *self
+    }
+}
+
+impl ToAccount for str {
+    fn to_account(&self) -> AccountId {
+        AccountId::of(self)
+    }
+}
+
+impl ToAccount for String {
+    fn to_account(&self) -> AccountId {
+        AccountId::of(self)
+    }
+}
+
+impl<T: ToAccount + ?Sized> ToAccount for &T {
+    fn to_account(&self) -> AccountId {
+        (**self).to_account()
+    }
+}

@@ -1,0 +1,220 @@
+//! UDP sockets: opening them, receiving in batches, sending to one and to many destinations.
+//!
+//! Errors of the network never end anything here: they are counted, and the packet counts as lost.
+
+mod many;
+mod receive;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use mpp_proto::Transmit;
+use quinn_udp::{UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+pub(crate) use many::Outbox;
+pub(crate) use receive::Inbox;
+
+use crate::runtime::{AsyncSocket, Interest, Runtime};
+use crate::stats::{Counters, count};
+
+/// The buffers asked for, in bytes; the system grants what its limits allow (Linux: `net.core.rmem_max`).
+const BUFFER: usize = 4 * 1024 * 1024;
+/// So many errors in a row, and the socket gets a rest: an error that stays must not become a busy loop.
+const ERRORS: usize = 16;
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// One connection: bursts to and from one address.
+    Device,
+    /// Many peers: single packets from everywhere. Receive offload and time stamps are switched off, for they cost
+    /// and bring nothing here.
+    Service {
+        /// Whether an IPv6 socket leaves IPv4 to another.
+        only_v6: bool,
+    },
+}
+
+/// A UDP socket that a runtime watches.
+#[derive(Debug)]
+pub(crate) struct UdpSocket {
+    io: Box<dyn AsyncSocket>,
+    udp: UdpSocketState,
+    local: SocketAddr,
+    counters: Arc<Counters>,
+}
+
+impl UdpSocket {
+    pub(crate) fn bind(
+        runtime: &dyn Runtime,
+        address: SocketAddr,
+        purpose: Use,
+        counters: &Arc<Counters>,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if let (Use::Service { only_v6 }, SocketAddr::V6(_)) = (purpose, address) {
+            socket.set_only_v6(only_v6)?;
+        }
+        socket.bind(&address.into())?;
+        if matches!(purpose, Use::Service { .. }) {
+            // Less than asked for is no error; what was granted can be read.
+            let _ = socket.set_recv_buffer_size(BUFFER);
+            let _ = socket.set_send_buffer_size(BUFFER);
+        }
+        let granted = |size: io::Result<usize>| size.map_or(0, |n| n as u64);
+        counters.receive_buffer.store(granted(socket.recv_buffer_size()), Relaxed);
+        counters.send_buffer.store(granted(socket.send_buffer_size()), Relaxed);
+        let udp = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        if matches!(purpose, Use::Service { .. }) {
+            offload_off(&socket);
+        }
+        Self::wrap(runtime, socket.into(), udp, counters)
+    }
+
+    fn wrap(
+        runtime: &dyn Runtime,
+        socket: std::net::UdpSocket,
+        udp: UdpSocketState,
+        counters: &Arc<Counters>,
+    ) -> io::Result<Self> {
+        let local = socket.local_addr()?;
+        Ok(Self { io: runtime.wrap(socket)?, udp, local, counters: counters.clone() })
+    }
+
+    /// The address it is bound to.
+    pub(crate) const fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Packets of one datagram that one call may carry.
+    pub(crate) fn max_segments(&self) -> usize {
+        self.udp.max_gso_segments()
+    }
+
+    /// Sends one transmission, from byte `from` on: `Ready` when it is with the system or lost; `Pending` when there
+    /// is no room, and then `from` says where to go on.
+    pub(crate) fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        transmit: &Transmit,
+        bytes: &[u8],
+        from: &mut usize,
+    ) -> Poll<()> {
+        while let Some(rest) = bytes.get(*from..).filter(|rest| !rest.is_empty()) {
+            if self.poll_ready(cx, Interest::Write).is_pending() {
+                return Poll::Pending;
+            }
+            let segment = transmit.segment_size.map_or(rest.len(), |s| usize::from(s.get())).min(rest.len());
+            let offload = segment < rest.len() && self.max_segments() > 1;
+            let (now, size) = if offload {
+                let n = rest.len().min(segment.saturating_mul(self.max_segments()));
+                (rest.get(..n).unwrap_or(rest), Some(segment))
+            } else {
+                (rest.get(..segment).unwrap_or(rest), None)
+            };
+            match self.send_once(transmit, now, size) {
+                Ok(()) => {
+                    count(&self.counters.sent, now.len().div_ceil(segment.max(1)));
+                    *from += now.len();
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    count(&self.counters.send_blocked, 1);
+                }
+                // Refused because of the offload: quinn-udp has switched it off, and the same bytes go singly.
+                Err(_) if offload && self.max_segments() == 1 => count(&self.counters.gso_refused, 1),
+                Err(_) => {
+                    count(&self.counters.send_errors, now.len().div_ceil(segment.max(1)));
+                    *from += now.len();
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn send_once(&self, transmit: &Transmit, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
+        let packet = quinn_udp::Transmit {
+            destination: self.outward(transmit.path.remote),
+            ecn: None,
+            contents,
+            segment_size,
+            src_ip: self.source(transmit.path.local),
+        };
+        self.io.try_io(Interest::Write, &mut |socket| {
+            count(&self.counters.send_calls, 1);
+            self.udp.try_send(UdpSockRef::from(&*socket), &packet)
+        })
+    }
+
+    /// Ready, also if the runtime reports an error: the call that follows will meet it.
+    fn poll_ready(&self, cx: &mut Context<'_>, interest: Interest) -> Poll<()> {
+        match self.io.poll_ready(interest, cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(()),
+            // The reactor is gone, and with it this task.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// An address as this socket wants it: an IPv6 socket reaches IPv4 by mapped addresses.
+    fn outward(&self, address: SocketAddr) -> SocketAddr {
+        match (self.local, address) {
+            (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
+                SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+            }
+            _ => address,
+        }
+    }
+
+    /// The source to ask for: none if the socket has only one anyway.
+    fn source(&self, local: Option<IpAddr>) -> Option<IpAddr> {
+        if !self.local.ip().is_unspecified() {
+            return None;
+        }
+        Some(match (self.local, local?) {
+            (SocketAddr::V6(_), IpAddr::V4(v4)) => v4.to_ipv6_mapped().into(),
+            (_, ip) => ip,
+        })
+    }
+}
+
+/// An address as the state machines see it: IPv4 is IPv4, whatever socket it came by.
+fn inward(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
+            None => address,
+        },
+        SocketAddr::V4(_) => address,
+    }
+}
+
+/// Any address and any port of a family.
+pub(crate) fn any_address(family: mpp_proto::Family) -> SocketAddr {
+    match family {
+        mpp_proto::Family::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        mpp_proto::Family::V6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn offload_off(socket: &Socket) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    // What a kernel does not know it does not do either.
+    let _ = setsockopt(socket, sockopt::UdpGroSegment, &false);
+    let _ = setsockopt(socket, sockopt::ReceiveTimestampns, &false);
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn offload_off(_: &Socket) {}
+
+/// The file descriptor for calls that want the number.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn number(socket: &SockRef<'_>) -> std::os::fd::RawFd {
+    use std::os::fd::AsRawFd;
+    socket.as_raw_fd()
+}

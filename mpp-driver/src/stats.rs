@@ -1,0 +1,90 @@
+//! Counters of sockets, and what a client and a service report.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use mpp_proto::DeviceStats;
+
+/// What happened at the sockets of a client or a service since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SocketStats {
+    /// Packets handed to the system.
+    pub sent: u64,
+    /// Calls to the system that sent them.
+    pub send_calls: u64,
+    /// Packets that the system refused to send (no route, too large for the path, no permission); they count as lost
+    /// on the way.
+    pub send_errors: u64,
+    /// Times that the system had no room for a packet, which then waited.
+    pub send_blocked: u64,
+    /// Times that the system or the network card refused segmentation offload, which then stayed off.
+    pub gso_refused: u64,
+    /// Packets that came in.
+    pub received: u64,
+    /// Calls to the system that brought them.
+    pub receive_calls: u64,
+    /// Errors of receiving, most of them ICMP messages about packets sent earlier. They end nothing.
+    pub receive_errors: u64,
+    /// The receive buffer that the system granted to the newest socket, in bytes, as the system counts (Linux counts
+    /// its own overhead too).
+    pub receive_buffer: u64,
+    /// The send buffer that the system granted to the newest socket, in bytes, as the system counts.
+    pub send_buffer: u64,
+}
+
+/// What [`Client::stats`](crate::Client::stats) returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientStats {
+    /// The protocol's counters.
+    pub device: DeviceStats,
+    /// The sockets' counters.
+    pub socket: SocketStats,
+}
+
+/// What [`Service::stats`](crate::Service::stats) returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceStats {
+    /// The protocol's counters.
+    pub core: mpp_proto::ServiceStats,
+    /// The sockets' counters.
+    pub socket: SocketStats,
+}
+
+/// The live counters behind [`SocketStats`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) sent: AtomicU64,
+    pub(crate) send_calls: AtomicU64,
+    pub(crate) send_errors: AtomicU64,
+    pub(crate) send_blocked: AtomicU64,
+    pub(crate) gso_refused: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) receive_calls: AtomicU64,
+    pub(crate) receive_errors: AtomicU64,
+    pub(crate) receive_buffer: AtomicU64,
+    pub(crate) send_buffer: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn read(&self) -> SocketStats {
+        SocketStats {
+            sent: self.sent.load(Relaxed),
+            send_calls: self.send_calls.load(Relaxed),
+            send_errors: self.send_errors.load(Relaxed),
+            send_blocked: self.send_blocked.load(Relaxed),
+            gso_refused: self.gso_refused.load(Relaxed),
+            received: self.received.load(Relaxed),
+            receive_calls: self.receive_calls.load(Relaxed),
+            receive_errors: self.receive_errors.load(Relaxed),
+            receive_buffer: self.receive_buffer.load(Relaxed),
+            send_buffer: self.send_buffer.load(Relaxed),
+        }
+    }
+}
+
+/// One more, or `n` more.
+pub(crate) fn count(counter: &AtomicU64, n: usize) {
+    counter.fetch_add(n as u64, Relaxed);
+}
