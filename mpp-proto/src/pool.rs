@@ -124,11 +124,6 @@ impl FreeList {
         self.used
     }
 
-    /// Indexes that may be in use.
-    pub(crate) const fn capacity(&self) -> u32 {
-        self.next.capacity()
-    }
-
     /// Whether `index` is in use; false for any number that is no index.
     pub(crate) fn is_used(&self, index: u32) -> bool {
         self.next.get(index) == Some(&USED)
@@ -201,12 +196,8 @@ impl<T: Default> Slab<T> {
         self.free.len()
     }
 
-    /// Records that can be held.
-    pub(crate) const fn capacity(&self) -> u32 {
-        self.free.capacity()
-    }
-
     /// Whether `index` names a record held.
+    #[cfg(test)]
     pub(crate) fn contains(&self, index: u32) -> bool {
         self.free.is_used(index)
     }
@@ -282,6 +273,7 @@ impl Link {
     }
 
     /// The record in front of this one; `None` at the start, and for a record in no list.
+    #[cfg(test)]
     pub(crate) const fn prev(self) -> Option<u32> {
         index_of(self.prev)
     }
@@ -315,6 +307,7 @@ impl Default for List {
 
 impl List {
     /// Whether nothing is in the list.
+    #[cfg(test)]
     pub(crate) const fn is_empty(&self) -> bool {
         self.head == NIL
     }
@@ -325,12 +318,14 @@ impl List {
     }
 
     /// The last record.
+    #[cfg(test)]
     pub(crate) const fn back(&self) -> Option<u32> {
         index_of(self.tail)
     }
 
     /// Whether the record is linked. That it is in *this* list is for the caller to know, who has one [`Links`] per
     /// kind of list.
+    #[cfg(test)]
     pub(crate) fn contains(&self, links: &mut impl Links, index: u32) -> bool {
         links.link(index).is_linked()
     }

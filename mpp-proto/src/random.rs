@@ -8,8 +8,6 @@ use chacha20::cipher::StreamCipher;
 use chacha20::{ChaCha20, KeyIvInit};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::crypto;
-
 /// Thirty-two bytes from the operating system's generator, once per state machine (from elsewhere in tests only). Wiped
 /// on drop, and not to be used twice: two machines of one seed make the same keys.
 pub struct Seed(Zeroizing<[u8; 32]>);
@@ -43,13 +41,6 @@ pub(crate) struct Rng {
 impl Rng {
     pub(crate) fn new(seed: Seed) -> Self {
         Self { key: seed.0, ready: Zeroizing::new([0; REFILL - KEY]), used: REFILL - KEY }
-    }
-
-    /// A generator of its own for `label`. Also advances this one, so that two of one label differ.
-    pub(crate) fn fork(&mut self, label: &[u8]) -> Self {
-        let mut drawn = Zeroizing::new([0; 32]);
-        self.fill(drawn.as_mut_slice());
-        Self::new(Seed::new(crypto::sha256(&[b"mpp1 fork", drawn.as_slice(), label])))
     }
 
     /// Overwrites `out`.
@@ -199,15 +190,6 @@ mod tests {
         blocks.sort_unstable();
         blocks.dedup();
         assert_eq!(blocks.len(), bytes.len() / 32);
-    }
-
-    #[test]
-    fn forks_differ_by_label_and_by_turn() {
-        let (mut a, mut b) = (rng(4), rng(4));
-        assert_eq!(a.fork(b"x").u64(), b.fork(b"x").u64());
-        assert_ne!(a.fork(b"x").u64(), b.fork(b"y").u64());
-        assert_eq!(a.u64(), b.u64());
-        assert_ne!(a.fork(b"x").u64(), a.fork(b"x").u64());
     }
 
     /// Each of six values is drawn about 10,000 times in 60,000; a bias of one part in ten would show.

@@ -34,6 +34,12 @@ impl Instant {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
+    /// The point `duration` later, at most the end of time.
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(micros(duration)))
+    }
+
     /// The earlier of two optional deadlines. `Option::min` would let `None` win.
     pub fn earliest(a: Option<Self>, b: Option<Self>) -> Option<Self> {
         match (a, b) {
@@ -46,7 +52,7 @@ impl Instant {
 impl Add<Duration> for Instant {
     type Output = Self;
     fn add(self, rhs: Duration) -> Self {
-        Self(self.0.saturating_add(micros(rhs)))
+        self.saturating_add(rhs)
     }
 }
 
@@ -110,11 +116,5 @@ impl Calendar {
 
     pub(crate) fn unix(&self, now: Instant) -> UnixTime {
         if now >= self.at { self.unix + now.since(self.at) } else { self.unix - self.at.since(now) }
-    }
-
-    /// The instant at which the clock will show `unix`; `ZERO` if that lies before the origin.
-    pub(crate) fn instant(&self, unix: UnixTime) -> Instant {
-        let (a, b) = (unix.as_millis(), self.unix.as_millis());
-        if a >= b { self.at + Duration::from_millis(a - b) } else { self.at - Duration::from_millis(b - a) }
     }
 }

@@ -54,13 +54,9 @@ impl Default for Node {
 
 impl Node {
     /// Whether the timer is going to fire.
+    #[cfg(test)]
     pub(crate) const fn is_scheduled(&self) -> bool {
         self.next != NIL
-    }
-
-    /// The tick for which the timer is scheduled.
-    pub(crate) const fn at(&self) -> Option<u32> {
-        if self.is_scheduled() { Some(self.at) } else { None }
     }
 }
 
@@ -258,6 +254,7 @@ const fn low(tick: u64) -> u32 {
 }
 
 /// The first tick at or after `at`: for deadlines, which never fire early. Ticks wrap after 49 days.
+#[cfg(test)]
 pub(crate) const fn tick(at: Instant) -> u32 {
     low(at.as_micros().div_ceil(1000))
 }

@@ -7,4 +7,4 @@ pub use event::{
     CollapseKey, DEFAULT_TTL, Event, EventError, MAX_KEY, MAX_PAYLOAD, MAX_TTL, Notification,
     NotificationKind, Urgency,
 };
-pub(crate) use log::{Limits, Listener, Log, Plan, PostId, Recall, Removed, Stored};
+pub(crate) use log::{Limits, Listener, Log, Plan, Recall, Removed, Stored};

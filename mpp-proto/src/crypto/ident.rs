@@ -8,12 +8,10 @@ use zeroize::Zeroizing;
 use super::hash::{hmac_16, same};
 use super::secret::ServiceSecret;
 use crate::random::Rng;
+use crate::wire::is_ambiguous_identifier;
 
 /// What marks a decrypted identifier as issued here: `MPP1`.
 const CHECK: [u8; 4] = *b"MPP1";
-
-/// The magic cookie of RFC 8489, 5, which stands in the fifth to eighth byte of every STUN message.
-const STUN_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 
 /// Where a connection's record lies. 64 bits: `node 12 | shard 8 | slot 28 | generation 16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,16 +108,10 @@ pub(crate) fn device_identifier(rng: &mut Rng) -> [u8; 8] {
 fn drawn<const N: usize>(mut draw: impl FnMut() -> [u8; N]) -> [u8; N] {
     loop {
         let ident = draw();
-        if !is_ambiguous(&ident) {
+        if ident.first_chunk().is_some_and(|first| !is_ambiguous_identifier(first)) {
             return ident;
         }
     }
-}
-
-/// Whether a packet that begins so could be taken for step 1 of an exchange, or for STUN.
-fn is_ambiguous(ident: &[u8]) -> bool {
-    let stun = ident[0] & 0xc0 == 0 && ident[4..8] == STUN_COOKIE;
-    stun || ident.iter().all(|b| *b == 0)
 }
 
 #[cfg(test)]
@@ -166,19 +158,6 @@ mod tests {
         assert!(differing > 32, "{differing} of 128 bits differ");
         assert_ne!(ours.reset_token(&a), ours.reset_token(&b));
         assert_ne!(ours.reset_token(&a), identifiers(2).reset_token(&a));
-    }
-
-    #[test]
-    fn what_could_be_step_one_or_stun_is_ambiguous() {
-        let mut stun = [0; 16];
-        stun[..8].copy_from_slice(&[0x00, 0x01, 0x00, 0x00, 0x21, 0x12, 0xa4, 0x42]);
-        assert!(is_ambiguous(&stun) && is_ambiguous(&stun[..8]));
-        assert!(is_ambiguous(&[0; 16]) && is_ambiguous(&[0; 8]));
-        stun[0] = 0x40;
-        assert!(!is_ambiguous(&stun));
-        let mut one = [0; 16];
-        one[15] = 1;
-        assert!(!is_ambiguous(&one));
     }
 
     /// No 16-byte identifier can be made ambiguous at will, for that needs the key; the eight-byte one is drawn as it

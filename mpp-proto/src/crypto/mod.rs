@@ -14,18 +14,18 @@ mod secret;
 mod share;
 mod ticket;
 
-pub(crate) use aead::{HEADER_LEN, PacketKeys, TAG_LEN, Unauthentic, open_header, open_packet, seal_packet};
+pub(crate) use aead::{PacketKeys, open_header, open_packet, seal_packet};
 pub(crate) use cookie::Cookies;
 pub(crate) use hash::{same, sha256};
 pub(crate) use ident::{ConnectionId, Identifiers, device_identifier};
 pub use mint::TicketSpec;
 pub(crate) use schedule::{
-    AnswerKey, ConnectKey, ConnectionKeys, ErrorKey, HedgeKey, StepOneDigest, Traffic, initiator_random,
+    AnswerKey, ConnectKey, ConnectionKeys, ErrorKey, HedgeKey, StepOneDigest, initiator_random,
 };
 pub use secret::{Secret, ServiceSecret};
 pub(crate) use share::Share;
 pub use ticket::TicketKey;
-pub(crate) use ticket::{MAX_PLAIN, MAX_TOKEN, OpenedToken, Token, TokenError};
+pub(crate) use ticket::{OpenedToken, Token};
 
 #[cfg(test)]
 mod testing {

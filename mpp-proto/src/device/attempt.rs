@@ -1,10 +1,12 @@
 //! One attempt to connect: step 1 to one service or several addresses of it, until the first authentic answer
 //! (SPEC.md, "Exchange").
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use super::Deadlines;
 use super::event::Family;
 use crate::crypto::{
     AnswerKey, ConnectKey, ConnectionKeys, ErrorKey, Secret, Share, StepOneDigest, device_identifier,
@@ -14,6 +16,7 @@ use crate::ids::{Epoch, Serial, StoreSet};
 use crate::path::LinkId;
 use crate::random::Rng;
 use crate::time::Instant;
+use crate::wakeup::TimerKind;
 use crate::wire::{
     AEAD_TAG, Answer, AnswerKind, Code, Connect, ConnectResponse, DEVICE_IDENTIFIER, Emit, ErrorBody,
     Step1Clear, Ticket, read_sealed, service_identifiers, write_sealed,
@@ -87,7 +90,7 @@ pub(super) enum Answered {
     /// An authentic refusal.
     Refused { code: Code, retry_after: Duration, serial: Option<u64> },
     /// An authentic answer: these are the keys.
-    Complete(Agreed),
+    Complete(Box<Agreed>),
 }
 
 /// What an exchange agreed on.
@@ -103,7 +106,6 @@ pub(super) struct Agreed {
     pub(super) service_time: crate::time::UnixTime,
     pub(super) lease: Duration,
     pub(super) refresh_after: Duration,
-    pub(super) packet_size: u16,
     pub(super) forward_secret: bool,
     pub(super) started: Instant,
     pub(super) proposal: Proposal,
@@ -217,10 +219,10 @@ impl Attempt {
     }
 
     /// Names every deadline: when something is to be sent, and when the attempt ends.
-    pub(super) fn deadlines(&self, is_open: impl Fn(Family) -> bool, mut add: impl FnMut(Instant)) {
+    pub(super) fn deadlines(&self, is_open: impl Fn(Family) -> bool, next: &mut Deadlines) {
         let open = self.candidates.iter().filter(|c| is_open(Family::of(&c.remote)));
-        open.filter_map(Candidate::due).for_each(&mut add);
-        add(self.ends_at());
+        open.filter_map(Candidate::due).for_each(|at| next.send(at, TimerKind::Exchange));
+        next.act(self.ends_at(), TimerKind::Exchange);
     }
 
     /// When the attempt has failed.
@@ -340,7 +342,7 @@ impl Attempt {
         let mut own = [[0; DEVICE_IDENTIFIER]; IDENTIFIERS];
         own.copy_from_slice(self.identifiers.as_chunks().0);
         let candidate = self.candidates.iter().find(|c| c.remote == from);
-        Some(Answered::Complete(Agreed {
+        Some(Answered::Complete(Box::new(Agreed {
             keys: key.connection_keys(),
             service: service_identifiers(response.identifiers).take(IDENTIFIERS).collect(),
             own,
@@ -351,12 +353,11 @@ impl Attempt {
             service_time: response.service_time,
             lease: response.lease,
             refresh_after: response.refresh_after,
-            packet_size: response.packet_size.min(self.proposal.packet_size),
             forward_secret: agreed.is_some(),
             started: self.started,
             proposal: self.proposal,
             round_trip: candidate.filter(|c| c.sent == 1).map(|c| now.since(c.starts_at)),
-        }))
+        })))
     }
 }
 

@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 use core::ops::Range;
 use core::time::Duration;
 
+use super::Deadlines;
 use super::attempt::Agreed;
 use crate::crypto::{ConnectionKeys, PacketKeys, open_header, open_packet, same, seal_packet};
 use crate::ids::RequestId;
@@ -47,7 +48,6 @@ pub(super) struct Connection {
     pub(super) interval: Duration,
     refresh_at: Instant,
     heartbeat: Beat,
-    pub(super) agreed_at: Instant,
 }
 
 /// What has to be acknowledged, and by when.
@@ -106,7 +106,6 @@ impl Connection {
             interval: agreed.proposal.interval.max(MIN_INTERVAL),
             refresh_at: now + agreed.refresh_after,
             heartbeat: Beat::Due(now),
-            agreed_at: now,
         }
     }
 
@@ -310,18 +309,21 @@ impl Connection {
     }
 
     /// Names every deadline.
-    pub(super) fn deadlines(&self, mut add: impl FnMut(Instant, TimerKind)) {
+    pub(super) fn deadlines(&self, next: &mut Deadlines) {
         match self.heartbeat {
-            Beat::Due(at) | Beat::Waiting { again: at, .. } => add(at, TimerKind::Heartbeat),
+            Beat::Waiting { again, sendings, .. } if sendings >= REPEATS.len() => {
+                next.act(again, TimerKind::Heartbeat);
+            }
+            Beat::Due(at) | Beat::Waiting { again: at, .. } => next.send(at, TimerKind::Heartbeat),
         }
         if let Some(at) = self.ack.due {
-            add(at, TimerKind::Acknowledgement);
+            next.send(at, TimerKind::Acknowledgement);
         }
         if self.confirmed {
-            add(self.refresh_at, TimerKind::Refresh);
+            next.act(self.refresh_at, TimerKind::Refresh);
         }
         // The lease is over once more than its length has passed.
-        add(self.heard + self.lease + Duration::from_micros(1), TimerKind::Heartbeat);
+        next.act(self.heard + self.lease + Duration::from_micros(1), TimerKind::Heartbeat);
     }
 }
 

@@ -117,6 +117,13 @@ pub enum DeviceEvent {
         /// Its serial, if it went to the own channel.
         serial: Option<Serial>,
     },
+    /// The answer to [`Device::query_endpoint`](super::Device::query_endpoint).
+    Endpoint {
+        /// Which request.
+        request: RequestId,
+        /// The address from which the service saw it come.
+        endpoint: SocketAddr,
+    },
     /// A request failed.
     Failed {
         /// Which request.

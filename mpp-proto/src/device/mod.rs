@@ -36,13 +36,13 @@ use links::Links;
 use requests::{Ask, MAX_REQUESTS, Requests};
 use resume::Anchor;
 
-use crate::channel::{Event, Notification, NotificationKind};
-use crate::ids::{Epoch, RequestId, Serial, StoreSet};
+use crate::channel::{Event, Notification};
+use crate::ids::{RequestId, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, LinkId, Transmit};
 use crate::random::{Rng, Seed};
 use crate::time::{Calendar, Instant, UnixTime};
 use crate::wakeup::{TimerKind, Wakeup};
-use crate::wire::{Code, Emit, Endpoint, MIN_PACKET, SERVICE_IDENTIFIER, Ticket, fragment_capacity};
+use crate::wire::{Emit, Endpoint, MIN_PACKET, SERVICE_IDENTIFIER, Ticket, fragment_capacity};
 
 /// The longest wait between attempts that nobody answers.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
@@ -288,6 +288,16 @@ impl Device {
         Ok(self.ask(now, Ask::Post { id, event: event.clone() }))
     }
 
+    /// Asks from which address the service sees this device's packets come now. Answered by
+    /// [`DeviceEvent::Endpoint`].
+    ///
+    /// # Errors
+    /// [`CommandError::TooManyRequests`], [`CommandError::Closed`].
+    pub fn query_endpoint(&mut self, now: Instant) -> Result<RequestId, CommandError> {
+        self.check_request()?;
+        Ok(self.ask(now, Ask::Endpoint))
+    }
+
     fn check_request(&self) -> Result<(), CommandError> {
         match self.phase {
             Phase::Closing { .. } | Phase::Closed => Err(CommandError::Closed),
@@ -410,23 +420,24 @@ impl Device {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Wakeup> {
-        let mut next = Deadlines { after: self.handled, next: None };
+        let mut next = Deadlines { handled: self.handled, next: None };
         match &self.phase {
-            Phase::Waiting(at) => next.add(Some(*at), TimerKind::Retry),
+            Phase::Waiting(at) => next.act(*at, TimerKind::Retry),
             Phase::Attempting(attempt) => {
-                let open = |family| self.links.open(family).is_some();
-                attempt.deadlines(open, |at| next.add(Some(at), TimerKind::Exchange));
+                attempt.deadlines(|family| self.links.open(family).is_some(), &mut next);
             }
             Phase::Connected(connection) => {
-                connection.deadlines(|at, reason| next.add(Some(at), reason));
+                connection.deadlines(&mut next);
                 if connection.confirmed {
-                    self.requests.deadlines(|at| next.add(Some(at), TimerKind::Request));
-                    next.add(self.position_due, TimerKind::Acknowledgement);
+                    self.requests.deadlines(&mut next);
+                    if let Some(at) = self.position_due {
+                        next.send(at, TimerKind::Acknowledgement);
+                    }
                 }
             }
             Phase::Closing { next: at, ends, .. } => {
-                next.add(Some(*at), TimerKind::Closing);
-                next.add(Some(*ends), TimerKind::Closing);
+                next.send(*at, TimerKind::Closing);
+                next.act(*ends, TimerKind::Closing);
             }
             Phase::Closed => {}
         }
@@ -541,16 +552,22 @@ impl Device {
     }
 }
 
-/// The earliest of several deadlines, of those that have not been handled.
+/// The earliest of several deadlines.
 struct Deadlines {
-    after: Instant,
+    handled: Instant,
     next: Option<Wakeup>,
 }
 
 impl Deadlines {
-    fn add(&mut self, at: Option<Instant>, reason: TimerKind) {
-        if let Some(at) = at.filter(|at| *at > self.after) {
-            self.next = Wakeup::earliest(self.next, Some(Wakeup { at, reason }));
+    /// Something for `handle_timeout` to do.
+    fn act(&mut self, at: Instant, reason: TimerKind) {
+        self.next = Wakeup::earliest(self.next, Some(Wakeup { at, reason }));
+    }
+
+    /// Something to send. What is due already waits for `poll_transmit`, and another timeout would not hurry it.
+    fn send(&mut self, at: Instant, reason: TimerKind) {
+        if at > self.handled {
+            self.act(at, reason);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What comes in.
 
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use super::requests::Ask;
 use super::resume::Anchor;
 use super::{ConnectionState, Device, Phase, RESET_SPREAD, SLOW_RETRY, ServiceClock};
 use crate::channel::{CollapseKey, NotificationKind};
-use crate::ids::{Epoch, RequestId, Serial, StoreSet};
+use crate::ids::{Epoch, Serial};
 use crate::path::{Datagram, Disposition, DropReason, Path};
 use crate::rud::replay::Seen;
 use crate::time::{Calendar, Instant, UnixTime};
@@ -71,7 +70,7 @@ impl Device {
                 Disposition::Accepted
             }
             Answered::Complete(agreed) => {
-                self.agreed(now, agreed, path);
+                self.agreed(now, *agreed, path);
                 Disposition::Accepted
             }
         }
@@ -257,6 +256,12 @@ impl Device {
             Message::Posted(posted) => {
                 if self.requests.take(posted.request).is_some() {
                     self.push(DeviceEvent::Posted { request: posted.request, serial: posted.serial });
+                }
+            }
+            Message::EndpointResponse(response) => {
+                if self.requests.take(response.request).is_some() {
+                    let (request, endpoint) = (response.request, response.endpoint);
+                    self.push(DeviceEvent::Endpoint { request, endpoint });
                 }
             }
             Message::Failure(failure) => {

@@ -6,9 +6,11 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
+use super::Deadlines;
 use crate::channel::Event;
 use crate::ids::{RequestId, StoreSet};
 use crate::time::Instant;
+use crate::wakeup::TimerKind;
 use crate::wire::Post;
 
 /// Requests that may wait at a time.
@@ -26,6 +28,7 @@ const REPEATS: [Duration; 5] = [
 #[derive(Clone, Debug)]
 pub(super) enum Ask {
     Subscribe(StoreSet),
+    Endpoint,
     Post { id: [u8; 16], event: Event },
 }
 
@@ -116,8 +119,14 @@ impl Requests {
     }
 
     /// Names every deadline.
-    pub(super) fn deadlines(&self, add: impl FnMut(Instant)) {
-        self.waiting.iter().filter_map(|r| r.due).for_each(add);
+    pub(super) fn deadlines(&self, next: &mut Deadlines) {
+        for request in &self.waiting {
+            match request.due {
+                Some(at) if request.sendings < REPEATS.len() => next.send(at, TimerKind::Request),
+                Some(at) => next.act(at, TimerKind::Request),
+                None => {}
+            }
+        }
     }
 }
 

@@ -1,12 +1,11 @@
 //! What goes out.
 
-use super::connection::WriteMessage;
 use super::event::{ConnectionState, DeviceEvent};
 use super::requests::{self, Ask};
 use super::{Device, Phase};
 use crate::path::{Path, Transmit};
 use crate::time::Instant;
-use crate::wire::{Acknowledge, Code, Heartbeat, MAX_PACKET, Subscribe};
+use crate::wire::{Acknowledge, Code, EndpointRequest, Heartbeat, MAX_PACKET, Subscribe};
 
 impl Device {
     pub(super) fn transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
@@ -73,9 +72,10 @@ impl Device {
                     };
                     connection.write(out, &[], Some(&subscribe))
                 }
+                Ask::Endpoint => connection.write(out, &[], Some(&EndpointRequest { request })),
                 Ask::Post { id, event } => {
                     let post = requests::post(request, id, event);
-                    connection.write(out, &[], Some(&post as &dyn WriteMessage))
+                    connection.write(out, &[], Some(&post))
                 }
             };
             return Some(len);

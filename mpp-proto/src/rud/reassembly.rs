@@ -100,7 +100,6 @@ impl Reassembler {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::vec;
 
     const NOW: Instant = Instant::from_micros(1);
 
@@ -156,6 +155,6 @@ mod tests {
         r.insert(NOW, (0, 3, 0), true, b"x");
         assert_eq!(r.insert(NOW, (0, 2, 1), true, b"x"), Kept::Inconsistent);
         assert_eq!(r.insert(NOW, (1, 2, 0), true, b""), Kept::Inconsistent);
-        assert_eq!(r.insert(NOW, (1, 2, 1), true, &vec![]), Kept::Partial);
+        assert_eq!(r.insert(NOW, (1, 2, 1), true, &[]), Kept::Partial);
     }
 }

@@ -111,11 +111,6 @@ impl PacketWindow {
         self.kept.get(at).copied().unwrap_or(0)
     }
 
-    /// The highest number seen.
-    pub(crate) fn highest(&self) -> Option<u64> {
-        self.end.checked_sub(1)
-    }
-
     #[allow(clippy::indexing_slicing, reason = "the remainder is below the length")]
     fn entry(&mut self, number: u64) -> &mut u16 {
         &mut self.kept[(number % WINDOW) as usize]

@@ -78,6 +78,10 @@ impl Service {
                 return Disposition::Dropped(DropReason::Malformed);
             }
         };
+        // A copy that was carried to another transport does nothing.
+        if step1.web {
+            return Disposition::Dropped(DropReason::Malformed);
+        }
         if self.closed {
             let (handshake, retry_after) = (step1.handshake, self.retry_after());
             self.hint(path, &handshake, Code::UNAVAILABLE, retry_after);

@@ -33,7 +33,7 @@ use crate::batch::TransmitBatch;
 use crate::channel::Event;
 use crate::crypto::{Cookies, HedgeKey, Identifiers};
 use crate::ids::{AccountId, DeviceId, Epoch, Serial, ShardId};
-use crate::path::{Datagram, Disposition, DropReason};
+use crate::path::{Datagram, Disposition};
 use crate::pool::{List, Slab};
 use crate::random::{Rng, Seed};
 use crate::time::{Calendar, Instant, UnixTime};

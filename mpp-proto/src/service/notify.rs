@@ -295,4 +295,4 @@ impl<'a> From<&'a Stored> for EventRef<'a> {
 }
 
 // The sets of stores in a Notify are at most 16 bytes each, the serials at most 8.
-const _: () = assert!(NOTIFY_OVERHEAD >= 1 + 3 * (2 + 8) + 2 * (2 + size_of::<StoreSet>()) + 1);
+const _: () = assert!(NOTIFY_OVERHEAD > 1 + 3 * (2 + 8) + 2 * (2 + size_of::<StoreSet>()));

@@ -40,6 +40,11 @@ pub(super) enum Say {
         code: Code,
         retry_after: Duration,
     },
+    /// Said to the address that asked, which need not be the connection's.
+    Endpoint {
+        request: RequestId,
+        path: Path,
+    },
 }
 
 /// A packet to send.

@@ -56,7 +56,7 @@ impl Service {
         let Some(plaintext) = opened.ok().and_then(|range| payload.get(range)) else {
             return Disposition::Dropped(DropReason::Unauthentic);
         };
-        self.handle_authentic(now, slot, &header, plaintext);
+        self.handle_authentic(now, path, slot, &header, plaintext);
         Disposition::Accepted
     }
 
@@ -79,7 +79,7 @@ impl Service {
         self.stats.resets += 1;
     }
 
-    fn handle_authentic(&mut self, now: Instant, slot: u32, header: &Header, plaintext: &[u8]) {
+    fn handle_authentic(&mut self, now: Instant, path: Path, slot: u32, header: &Header, plaintext: &[u8]) {
         if self.table.hot[slot].state == State::Closing {
             return self.answer_closing(now, slot);
         }
@@ -118,7 +118,7 @@ impl Service {
         if seen != Seen::New {
             return;
         }
-        self.handle_content(now, slot, &plaintext, newest);
+        self.handle_content(now, path, slot, &plaintext, newest);
         if self.table.hot[slot].is_live() {
             self.check_owed(slot);
         }
@@ -148,7 +148,14 @@ impl Service {
         self.close_record(now, slot, CloseReason::ByService(Code::BAD_REQUEST));
     }
 
-    fn handle_content(&mut self, now: Instant, slot: u32, plaintext: &Plaintext<'_>, newest: bool) {
+    fn handle_content(
+        &mut self,
+        now: Instant,
+        path: Path,
+        slot: u32,
+        plaintext: &Plaintext<'_>,
+        newest: bool,
+    ) {
         for extension in plaintext.extensions {
             match extension {
                 PacketExtension::Close(_) => return self.close_record(now, slot, CloseReason::ByDevice),
@@ -170,6 +177,7 @@ impl Service {
             Message::Acknowledge(acknowledge) => self.set_position(slot, acknowledge.position),
             Message::Subscribe(subscribe) => self.handle_subscribe(slot, &subscribe),
             Message::Post(post) => self.handle_post(now, slot, &post),
+            Message::EndpointRequest(ask) => self.say(slot, Say::Endpoint { request: ask.request, path }),
             Message::Unknown { request: Some(request), .. } => {
                 self.fail(slot, request, Code::BAD_REQUEST, Duration::ZERO);
             }

@@ -7,8 +7,8 @@ use crate::batch::TransmitBatch;
 use crate::crypto::{PacketKeys, seal_packet};
 use crate::time::Instant;
 use crate::wire::{
-    AEAD_TAG, Close, DEVICE_IDENTIFIER, Direction, Emit, Failure, HEADER, Header, PacketExtension, Posted,
-    SliceSink, Status, Subscribed, emit_plaintext_head,
+    AEAD_TAG, Close, DEVICE_IDENTIFIER, Direction, Emit, EndpointResponse, Failure, HEADER, Header,
+    PacketExtension, Posted, SliceSink, Status, Subscribed, emit_plaintext_head,
 };
 
 /// Stores that a Status lists at most, so that it fits one packet.
@@ -52,7 +52,11 @@ impl Service {
                 if !alive || hot.generation != generation {
                     return;
                 }
-                (self.table.path(slot), self.write_say(now, slot, say, room))
+                let path = match say {
+                    Say::Endpoint { path, .. } => path,
+                    _ => self.table.path(slot),
+                };
+                (path, self.write_say(now, slot, say, room))
             }
         };
         self.stats.packets_sent += 1;
@@ -94,6 +98,10 @@ impl Service {
                 &Failure { request, code, retry_after, detail: "" },
                 room,
             ),
+            Say::Endpoint { request, path } => {
+                let response = EndpointResponse { request, endpoint: path.remote };
+                self.seal_message(slot, &header, &[], &response, room)
+            }
             Say::Close { code, retry_after } => {
                 let close = PacketExtension::Close(Close { code, reason: "", retry_after });
                 self.seal_message(slot, &header, &[close], &Nothing, room)

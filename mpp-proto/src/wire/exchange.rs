@@ -6,8 +6,8 @@ use core::time::Duration;
 use super::ext::{Seen, array_value, put_end, put_item, put_varint_item, varint_value};
 use super::fields::{as_millis, given, millis};
 use super::{
-    AEAD_TAG, Code, Emit, ExtensionList, MAX_PACKET, MAX_TOKEN, MIN_PACKET, MIN_STEP1_SESSION, Malformed,
-    Overflow, Parsed, Reader, Sink, SliceSink, VERSION, put_varint,
+    AEAD_TAG, Code, Emit, ExtensionList, MAX_PACKET, MAX_TOKEN, MIN_PACKET, Malformed, Overflow, Parsed,
+    Reader, Sink, SliceSink, VERSION, put_varint,
 };
 
 /// Packet types: the message numbers of the reference.
@@ -88,8 +88,6 @@ fn put_optional<S: Sink, const N: usize>(sink: &mut S, tag: u8, value: Option<&[
 pub(crate) struct Step1<'a> {
     /// From the first byte of the packet to the 255 that ends its clear list: `P1c` of the key schedule.
     pub(crate) clear: &'a [u8],
-    /// The sealed Connect with its tag.
-    pub(crate) sealed: &'a [u8],
     /// 1..=256 bytes.
     pub(crate) token: &'a [u8],
     /// The initiator random.
@@ -127,16 +125,7 @@ impl From<Malformed> for Step1Error {
 impl<'a> Step1<'a> {
     /// Reads a packet to a service, 1200..=1452 bytes.
     pub(crate) fn parse(packet: &'a [u8]) -> Result<Self, Step1Error> {
-        Self::parse_sized(packet, MIN_PACKET)
-    }
-
-    /// Reads a packet to an accepting device, 512..=1452 bytes.
-    pub(crate) fn parse_session(packet: &'a [u8]) -> Result<Self, Step1Error> {
-        Self::parse_sized(packet, MIN_STEP1_SESSION)
-    }
-
-    fn parse_sized(packet: &'a [u8], least: usize) -> Result<Self, Step1Error> {
-        if !(least..=MAX_PACKET).contains(&packet.len()) {
+        if !(MIN_PACKET..=MAX_PACKET).contains(&packet.len()) {
             return Err(Step1Error::Size);
         }
         let mut r = Reader::new(packet);
@@ -153,7 +142,6 @@ impl<'a> Step1<'a> {
         check_sealed(sealed)?;
         Ok(Self {
             clear,
-            sealed,
             token: given(f.token)?,
             random: given(f.random)?,
             handshake: given(f.handshake)?,
@@ -281,14 +269,10 @@ pub(crate) fn emit_answer<S: Sink>(sink: &mut S, handshake: &[u8; 8], kind: &Ans
 #[derive(Clone, Copy)]
 #[cfg_attr(test, derive(Debug, PartialEq))]
 pub(crate) struct Answer<'a> {
-    /// The attempt it answers.
-    pub(crate) handshake: [u8; 8],
     /// What it is.
     pub(crate) kind: AnswerKind,
     /// From the first byte of the packet to the 255 that ends its clear list: `P2c` of the key schedule.
     pub(crate) clear: &'a [u8],
-    /// What is sealed, with its tag; empty for Defer and an Error in clear.
-    pub(crate) sealed: &'a [u8],
 }
 
 impl<'a> Answer<'a> {
@@ -298,7 +282,7 @@ impl<'a> Answer<'a> {
             return Err(Malformed);
         }
         let mut r = Reader::new(packet);
-        let handshake = r.array()?;
+        let _handshake: [u8; 8] = r.array()?;
         let ty = r.u8()?;
         let list = ExtensionList::parse(&mut r)?;
         let (clear, sealed) = clear_and_sealed(packet, r)?;
@@ -316,7 +300,7 @@ impl<'a> Answer<'a> {
             AnswerKind::Complete { .. } | AnswerKind::SealedError { .. } => check_sealed(sealed)?,
             AnswerKind::Defer { .. } | AnswerKind::ClearError { .. } => Reader::new(sealed).end()?,
         }
-        Ok(Self { handshake, kind, clear, sealed })
+        Ok(Self { kind, clear })
     }
 }
 

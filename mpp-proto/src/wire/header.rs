@@ -1,6 +1,6 @@
 //! The header block of a data packet (SPEC.md, "Data packets"): sixteen bytes, encrypted as one AES block.
 
-use super::{DEVICE_IDENTIFIER, MAX_PACKETS, Malformed, Parsed, SERVICE_IDENTIFIER};
+use super::{MAX_PACKETS, Malformed, Parsed};
 
 /// Which way a packet goes. Of a device and a service, the device is the initiator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,16 +9,6 @@ pub(crate) enum Direction {
     ToResponder,
     /// From the responder: service to device.
     ToInitiator,
-}
-
-impl Direction {
-    /// The length of the stream identifier a packet that goes this way starts with, in bytes.
-    pub(crate) const fn identifier_len(self) -> usize {
-        match self {
-            Self::ToResponder => SERVICE_IDENTIFIER,
-            Self::ToInitiator => DEVICE_IDENTIFIER,
-        }
-    }
 }
 
 /// What a header acknowledges.
@@ -61,8 +51,6 @@ const WEB: u8 = 1 << 3;
 const TO_INITIATOR: u8 = 1 << 4;
 
 impl Header {
-    /// The highest datagram number.
-    pub(crate) const MAX_NUMBER: u64 = (1 << 48) - 1;
     /// The highest transmission number.
     pub(crate) const MAX_TRANSMISSION: u8 = 7;
 

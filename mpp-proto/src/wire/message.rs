@@ -212,12 +212,10 @@ pub(crate) struct ErrorBody<'a> {
     pub(crate) detail: &'a str,
 }
 
-/// Any message.
+/// Any message of a data packet.
 #[derive(Clone, Copy)]
 #[cfg_attr(test, derive(Debug, PartialEq))]
 pub(crate) enum Message<'a> {
-    Connect(Connect<'a>),
-    ConnectResponse(ConnectResponse<'a>),
     Heartbeat(Heartbeat),
     Status(Status<StoreStatuses<'a>>),
     Notify(Notify<Events<'a>>),
@@ -229,9 +227,8 @@ pub(crate) enum Message<'a> {
     EndpointRequest(EndpointRequest),
     EndpointResponse(EndpointResponse),
     Failure(Failure<'a>),
-    /// A type this profile does not have: answered with 400 if it has a request id, else ignored.
+    /// A type that does not come in a data packet: answered with 400 if it has a request id, else ignored.
     Unknown {
-        ty: u8,
         request: Option<RequestId>,
     },
 }
@@ -242,8 +239,6 @@ impl<'a> Message<'a> {
         let (ty, list) = split(bytes)?;
         let f = Fields::parse(list)?;
         Ok(match ty {
-            ty::CONNECT => Self::Connect(Connect::from_fields(&f)?),
-            ty::CONNECT_RESPONSE => Self::ConnectResponse(ConnectResponse::from_fields(&f)?),
             ty::HEARTBEAT => Self::Heartbeat(Heartbeat {
                 request: given(f.request)?,
                 interval: given(f.interval)?,
@@ -278,7 +273,7 @@ impl<'a> Message<'a> {
                 retry_after: f.retry_after,
                 detail: f.detail,
             }),
-            ty => Self::Unknown { ty, request: f.request },
+            _ => Self::Unknown { request: f.request },
         })
     }
 }

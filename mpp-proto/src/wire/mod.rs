@@ -7,7 +7,6 @@
 //! The types here derive `Debug` in tests only: they hold payloads, tokens and reset tokens, and what has no `Debug`
 //! cannot end up in a log.
 // Until the floors above use everything.
-#![allow(dead_code, unused_imports, unreachable_pub)]
 #![cfg_attr(
     not(test),
     deny(
@@ -42,9 +41,7 @@ pub use code::Code;
 pub use endpoint::{Endpoint, EndpointError};
 pub use ticket::{Ticket, TicketError};
 
-pub(crate) use classify::{
-    Kind, classify_service, is_ambiguous_identifier, is_binding_request, reset_packet, reset_token,
-};
+pub(crate) use classify::{Kind, classify_service, is_ambiguous_identifier, reset_packet, reset_token};
 pub(crate) use exchange::{
     Answer, AnswerKind, Step1, Step1Clear, Step1Error, emit_answer, read_sealed, write_sealed,
 };
@@ -56,11 +53,11 @@ pub(crate) use message::{
 };
 pub(crate) use notify::{EventRef, Events, Notify, Status, StoreStatuses};
 pub(crate) use plaintext::{
-    Close, PacketExtension, PacketExtensions, Plaintext, device_identifiers, emit_plaintext_head,
-    parse_plaintext, service_identifiers,
+    Close, PacketExtension, Plaintext, device_identifiers, emit_plaintext_head, parse_plaintext,
+    service_identifiers,
 };
 pub(crate) use reader::Reader;
-pub(crate) use sink::{Emit, LenSink, Overflow, RangeSink, Sink, SliceSink};
+pub(crate) use sink::{Emit, LenSink, Overflow, Sink, SliceSink};
 pub(crate) use token::{Purpose, TokenPlain};
 pub(crate) use varint::{VARINT_MAX, put_varint, varint_len};
 
@@ -73,8 +70,6 @@ pub(crate) const DEFAULT_PORT: u16 = 15_096;
 pub(crate) const MIN_PACKET: usize = 1200;
 /// The largest UDP payload of the protocol, in bytes.
 pub(crate) const MAX_PACKET: usize = 1452;
-/// The least size of a step 1 between devices, in bytes.
-pub(crate) const MIN_STEP1_SESSION: usize = 512;
 /// The most packets a datagram can have.
 pub(crate) const MAX_PACKETS: usize = 16;
 

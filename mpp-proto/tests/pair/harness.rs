@@ -8,22 +8,22 @@ use std::time::Duration;
 
 use mpp_proto::*;
 
-pub const ACCOUNT: &str = "alice@example.com";
+pub(crate) const ACCOUNT: &str = "alice@example.com";
 const LATENCY: Duration = Duration::from_millis(20);
 const LINK: LinkId = LinkId(0);
 
-pub struct Pair {
-    pub now: Instant,
-    pub device: Device,
-    pub service: Service,
-    pub events: Vec<DeviceEvent>,
-    pub notifications: VecDeque<Notification>,
+pub(crate) struct Pair {
+    pub(crate) now: Instant,
+    pub(crate) device: Device,
+    pub(crate) service: Service,
+    pub(crate) events: Vec<DeviceEvent>,
+    pub(crate) notifications: VecDeque<Notification>,
     /// Nothing passes.
-    pub cut: bool,
+    pub(crate) cut: bool,
     /// Packets lost in a hundred.
-    pub loss: u64,
-    pub config: Arc<ServiceConfig>,
-    pub device_config: Arc<DeviceConfig>,
+    pub(crate) loss: u64,
+    pub(crate) config: Arc<ServiceConfig>,
+    pub(crate) device_config: Arc<DeviceConfig>,
     key: TicketKey,
     wire: VecDeque<(Instant, bool, Vec<u8>)>,
     random: u64,
@@ -39,21 +39,21 @@ fn device_address() -> SocketAddr {
     "198.51.100.7:4000".parse().unwrap()
 }
 
-pub fn unix(now: Instant) -> UnixTime {
+pub(crate) fn unix(now: Instant) -> UnixTime {
     UnixTime::from_millis(1_800_000_000_000 + now.as_millis())
 }
 
-pub fn is_connected(events: &[DeviceEvent]) -> bool {
+pub(crate) fn is_connected(events: &[DeviceEvent]) -> bool {
     events.iter().any(|e| matches!(e, DeviceEvent::Connected(_)))
 }
 
 impl Pair {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = TicketKey::new(*b"key1", [7; 32]);
         Self::with(ServiceConfig::new(ServiceSecret::new([9; 32]), vec![key]), DeviceConfig::default())
     }
 
-    pub fn with(config: ServiceConfig, device_config: DeviceConfig) -> Self {
+    pub(crate) fn with(config: ServiceConfig, device_config: DeviceConfig) -> Self {
         let now = Instant::from_micros(5_000_000);
         let key = TicketKey::new(*b"key1", [7; 32]);
         let config = Arc::new(config);
@@ -85,12 +85,12 @@ impl Pair {
         Seed::new([self.seeds; 32])
     }
 
-    pub fn restart_service(&mut self) {
+    pub(crate) fn restart_service(&mut self) {
         let seed = self.seed();
         self.service = Service::new(Arc::clone(&self.config), ShardId(0), seed, self.now, unix(self.now));
     }
 
-    pub fn restart_device(&mut self, resume: Option<Resume>) {
+    pub(crate) fn restart_device(&mut self, resume: Option<Resume>) {
         let ticket = ticket(&self.key, self.now, Duration::from_secs(86_400));
         let seed = self.seed();
         self.events.clear();
@@ -99,16 +99,16 @@ impl Pair {
             Device::new(Arc::clone(&self.device_config), ticket, resume, seed, self.now, unix(self.now));
     }
 
-    pub fn publish(&mut self, event: Event) -> Serial {
+    pub(crate) fn publish(&mut self, event: Event) -> Serial {
         self.service.publish(self.now, &AccountId::of(ACCOUNT), event).unwrap()
     }
 
-    pub fn take(&mut self) -> Vec<Notification> {
+    pub(crate) fn take(&mut self) -> Vec<Notification> {
         self.notifications.drain(..).collect()
     }
 
     /// Runs both machines, at their deadlines only, for this long.
-    pub fn run(&mut self, time: Duration) {
+    pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
             self.drain();
@@ -203,7 +203,7 @@ impl Pair {
     }
 }
 
-pub fn ticket(key: &TicketKey, now: Instant, life: Duration) -> Ticket {
+pub(crate) fn ticket(key: &TicketKey, now: Instant, life: Duration) -> Ticket {
     let spec = TicketSpec {
         endpoints: vec![Endpoint::Address(service_address())],
         account: ACCOUNT.into(),

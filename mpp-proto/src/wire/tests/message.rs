@@ -71,7 +71,6 @@ proptest! {
         let connect = Connect {
             connect_serial, identifiers: &identifiers, epoch, position, filter, covered, packet_size, interval,
         };
-        check(&connect, Message::Connect(connect));
         let out = bytes_of(&connect);
         prop_assert_eq!(Connect::parse(&out), Ok(connect));
     }
@@ -85,7 +84,6 @@ proptest! {
         let response = ConnectResponse {
             identifiers: &identifiers, epoch, newest, lost, endpoint, service_time, lease, refresh_after, packet_size,
         };
-        check(&response, Message::ConnectResponse(response));
         let out = bytes_of(&response);
         prop_assert_eq!(ConnectResponse::parse(&out), Ok(response));
     }
@@ -253,8 +251,8 @@ fn raw(ty: u8, items: &[(u8, &[u8])]) -> Vec<u8> {
 #[test]
 fn types_this_profile_does_not_have() {
     let request = Some(RequestId(300));
-    assert_eq!(Message::parse(&raw(77, &[(128, &[0x41, 0x2c])])), Ok(Message::Unknown { ty: 77, request }));
-    assert_eq!(Message::parse(&raw(77, &[(200, b"new")])), Ok(Message::Unknown { ty: 77, request: None }));
+    assert_eq!(Message::parse(&raw(77, &[(128, &[0x41, 0x2c])])), Ok(Message::Unknown { request }));
+    assert_eq!(Message::parse(&raw(77, &[(200, b"new")])), Ok(Message::Unknown { request: None }));
     assert_eq!(Message::parse(&[]), Err(Malformed));
 }
 
@@ -466,7 +464,7 @@ proptest! {
 fn no_code_has_the_words_of_another() {
     let known: Vec<String> =
         (0..1000).map(Code::new).filter(|c| c.text().is_some()).map(|c| format!("{c}")).collect();
-    assert_eq!(known.len(), 11);
+    assert_eq!(known.len(), 12);
 }
 
 #[test]
