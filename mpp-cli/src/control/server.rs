@@ -1,0 +1,219 @@
+//! Answering on the control channel.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mpp_tokio::Service;
+use mpp_tokio::proto::{self, AccountHead, AccountId, CollapseKey, DropReason, Event, PublishError, StoreId};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::{Answer, Ask, Line, MAX_LINE, Post, Status, Urgency, VERSION, Why, client};
+use crate::failure::{Failure, Outcome, reason};
+use crate::state::StateDir;
+use crate::text::unhex;
+
+/// Callers served at a time; others wait in the socket's queue.
+const CALLERS: usize = 16;
+/// How long a caller may stay silent.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The open control socket; its file is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    owner: u32,
+}
+
+impl Control {
+    /// Opens it. The caller holds the directory's lock, so a socket that is there belongs to nobody any more.
+    pub(crate) fn open(state: &StateDir) -> Outcome<Self> {
+        let path = state.control();
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Failure::new(format_args!(
+                    "cannot replace {}: {}: move it away",
+                    path.display(),
+                    reason(&e)
+                )));
+            }
+            _ => {}
+        }
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::InvalidInput => client::too_long(state),
+            _ => Failure::new(format_args!(
+                "cannot open the control socket {}: {}",
+                path.display(),
+                reason(&e)
+            )),
+        };
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let owner = fs::metadata(&path).map_err(failed)?.uid();
+        Ok(Self { listener, path, owner })
+    }
+
+    /// Answers for ever. Ends only by being dropped.
+    pub(crate) async fn serve(&self, service: &Service, started: Instant) {
+        let room = Arc::new(Semaphore::new(CALLERS));
+        loop {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            match self.listener.accept().await {
+                // Between the socket's creation and its mode others could have connected.
+                Ok((stream, _)) if self.is_allowed(&stream) => {
+                    let service = service.clone();
+                    tokio::spawn(async move {
+                        // A caller that fails or leaves is its own affair.
+                        let _ = converse(stream, &service, started).await;
+                        drop(permit);
+                    });
+                }
+                Ok(_) => {}
+                // Out of file descriptors, for example: it passes, but not by asking again at once.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    fn is_allowed(&self, stream: &UnixStream) -> bool {
+        stream.peer_cred().is_ok_and(|peer| peer.uid() == self.owner || peer.uid() == 0)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Serves one caller until it leaves, is silent for too long, or sends what is no line.
+async fn converse(mut stream: UnixStream, service: &Service, started: Instant) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut read = BufReader::new(read);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        timeout(PATIENCE, (&mut read).take(MAX_LINE as u64).read_until(b'\n', &mut line)).await??;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let whole = line.ends_with(b"\n");
+        let answer =
+            if whole { answer(&line, service, started) } else { bad("the request is too long or cut short") };
+        let mut text = serde_json::to_vec(&Line { v: VERSION, body: answer })?;
+        text.push(b'\n');
+        timeout(PATIENCE, write.write_all(&text)).await??;
+        if !whole {
+            return Ok(());
+        }
+    }
+}
+
+fn answer(line: &[u8], service: &Service, started: Instant) -> Answer {
+    // The version first: another one may have another form.
+    #[derive(serde::Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    match serde_json::from_slice(line) {
+        Ok(Version { v: VERSION }) => {}
+        Ok(Version { v }) => {
+            return bad(&format!(
+                "this service speaks version {VERSION} of the control channel, not {v}: use the same version of mpp"
+            ));
+        }
+        Err(_) => return bad("the request is not understood"),
+    }
+    match serde_json::from_slice(line) {
+        Ok(Line { body: Ask::Post(post), .. }) => publish(&post, service),
+        Ok(Line { body: Ask::Status, .. }) => status(service, started),
+        Err(_) => bad("the request is not understood"),
+    }
+}
+
+fn bad(text: &str) -> Answer {
+    Answer::Refused { why: Why::BadRequest, text: text.to_owned() }
+}
+
+fn publish(post: &Post, service: &Service) -> Answer {
+    let event = match event(post) {
+        Ok(event) => event,
+        Err(text) => return Answer::Refused { why: Why::Refused, text },
+    };
+    let account = AccountId::of(&post.account);
+    let mut result = service.publish(&account, event.clone());
+    if matches!(result, Err(PublishError::UnknownAccount)) && post.create {
+        result = service.restore(AccountHead::new(account)).and_then(|()| service.publish(&account, event));
+    }
+    match result {
+        Ok(serial) => Answer::Posted { serial: serial.0, devices: service.devices(&account).len() as u64 },
+        Err(e) => Answer::Refused {
+            why: match e {
+                PublishError::UnknownAccount => Why::UnknownAccount,
+                _ => Why::Refused,
+            },
+            text: e.to_string(),
+        },
+    }
+}
+
+fn event(post: &Post) -> Result<Event, String> {
+    let store = StoreId::new(post.store).ok_or("store numbers end at 127")?;
+    let bytes = |hex: &str| unhex(hex).ok_or("a field of the request is not hexadecimal");
+    let mut event = match &post.payload {
+        Some(payload) => Event::with_payload(store, Bytes::from(bytes(payload)?)),
+        None => Event::changed(store),
+    };
+    if let Some(key) = &post.key {
+        event = event.key(CollapseKey::new(&bytes(key)?).map_err(|e| e.to_string())?);
+    }
+    let event = event.ttl(Duration::from_millis(post.ttl_ms)).urgency(post.urgency.into());
+    event.check().map_err(|e| e.to_string())?;
+    Ok(event)
+}
+
+impl From<Urgency> for proto::Urgency {
+    fn from(urgency: Urgency) -> Self {
+        match urgency {
+            Urgency::Low => Self::Low,
+            Urgency::Normal => Self::Normal,
+            Urgency::High => Self::High,
+        }
+    }
+}
+
+fn status(service: &Service, started: Instant) -> Answer {
+    let stats = service.stats();
+    let core = &stats.core;
+    let dropped = DropReason::ALL.iter().zip(core.dropped).filter(|(_, n)| *n > 0);
+    Answer::Status(Status {
+        listening: service.local_addrs().to_vec(),
+        connected: core.connected,
+        packets_received: core.packets_received,
+        packets_sent: core.packets_sent,
+        bytes_received: core.bytes_received,
+        bytes_sent: core.bytes_sent,
+        dropped: dropped.map(|(reason, n)| (name(*reason), n)).collect(),
+        uptime_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// `ForeignIdentifier` as `foreign-identifier`.
+fn name(reason: DropReason) -> String {
+    let mut out = String::new();
+    for c in format!("{reason:?}").chars() {
+        if c.is_ascii_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}

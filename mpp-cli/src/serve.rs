@@ -1,0 +1,106 @@
+//! `mpp serve`: a service until it is told to stop.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use mpp_tokio::Service;
+use mpp_tokio::proto::ServiceConfig;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::args::{DEFAULT_PORT, ServeArgs};
+use crate::control::server::Control;
+use crate::failure::{Failure, Outcome, reason};
+use crate::keyfile::Keys;
+use crate::output;
+use crate::state::StateDir;
+use crate::text;
+
+/// How long saying goodbye to every device may take.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
+    let state = StateDir::new(args.dir.dir)?;
+    let addresses = if args.listen.is_empty() { default_addresses() } else { args.listen };
+    state.create()?;
+    let _lock = state.lock()?;
+    let (keys, new) = Keys::load_or_create(&state.keys())?;
+    // Before anything is announced: a signal that comes from now on ends the service in order.
+    let mut stop = Stop::new()?;
+    let service = Service::bind(&addresses[..], ServiceConfig::new(keys.secret(), keys.ticket_keys()))
+        .map_err(|e| Failure::new(format_args!("{e}")))?;
+    drop(keys);
+    let control = Control::open(&state)?;
+    let started = Instant::now();
+    output::text(&greeting(&state, service.local_addrs(), new))?;
+
+    tokio::select! {
+        () = control.serve(&service, started) => {}
+        () = stop.wait() => {}
+    }
+    // Nothing is taken any more from here on: what is posted now would be lost without a word.
+    drop(control);
+    output::note("mpp: closing every connection (once more to end at once)");
+    tokio::select! {
+        _ = service.shutdown(GOODBYE) => {}
+        () = stop.wait() => {}
+    }
+    Ok(())
+}
+
+/// All addresses of every family this machine has.
+fn default_addresses() -> Vec<SocketAddr> {
+    let has = |addr: SocketAddr| UdpSocket::bind(addr).is_ok();
+    let v4: SocketAddr = (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into();
+    let v6: SocketAddr = (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into();
+    // Tried on the loopback addresses and any port, so that a busy port is not mistaken for a missing family.
+    let v4 = has((Ipv4Addr::LOCALHOST, 0).into()).then_some(v4);
+    let v6 = has((Ipv6Addr::LOCALHOST, 0).into()).then_some(v6);
+    let found: Vec<_> = v4.into_iter().chain(v6).collect();
+    if found.is_empty() { vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into()] } else { found }
+}
+
+fn greeting(state: &StateDir, listening: &[SocketAddr], new: bool) -> String {
+    let listening: Vec<_> = listening.iter().map(ToString::to_string).collect();
+    let (program, dir) = (text::program(), state.argument());
+    let keys = if new { "made just now" } else { "as before" };
+    format!(
+        "\
+listening   udp {}
+keys        {} ({keys})
+channels    in memory: a restart loses what waits, and every device is told so
+
+Next, in another terminal: a ticket, and a device that watches with it
+  {program} ticket alice@example.com --device phone{dir} > phone.ticket
+  {program} watch @phone.ticket{dir}
+and in a third one: tell her devices
+  {program} post alice@example.com \"hello\"{dir}
+",
+        listening.join(", "),
+        state.keys().display(),
+    )
+}
+
+/// SIGINT and SIGTERM.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    /// Begins to listen for both: from now on they do not end the process by themselves.
+    pub(crate) fn new() -> Outcome<Self> {
+        let open = |kind| {
+            signal(kind).map_err(|e| Failure::new(format_args!("cannot listen for signals: {}", reason(&e))))
+        };
+        Ok(Self { interrupt: open(SignalKind::interrupt())?, terminate: open(SignalKind::terminate())? })
+    }
+
+    /// Until one of them comes. Cancel-safe.
+    pub(crate) async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
