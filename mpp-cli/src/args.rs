@@ -116,6 +116,9 @@ pub(crate) struct WatchArgs {
     /// End after this many notifications
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+    /// Time between heartbeats, 5s to 300s: shorter notices a dead service sooner, longer saves a battery
+    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = parse_interval)]
+    pub(crate) interval: Duration,
     /// Keep the position in this file [default: one per account and device in the state directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) resume: Option<PathBuf>,
@@ -221,6 +224,13 @@ fn parse_expiry(text: &str) -> Result<Duration, String> {
             Err("a ticket lasts at most 3660 days: make a new one from time to time".to_owned())
         }
         d => Ok(d),
+    }
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        d if (Duration::from_secs(5)..=Duration::from_secs(300)).contains(&d) => Ok(d),
+        _ => Err("the time between heartbeats is 5s to 300s".to_owned()),
     }
 }
 
@@ -364,6 +374,15 @@ mod tests {
         let filter = parse_filter("inbound,contact,40").unwrap();
         assert_eq!(filter.iter().map(StoreId::number).collect::<Vec<_>>(), [2, 11, 40]);
         assert!(parse_filter("inbound,,").is_err());
+    }
+
+    #[test]
+    fn intervals() {
+        assert_eq!(parse_interval("5s").unwrap(), Duration::from_secs(5));
+        assert_eq!(parse_interval("5m").unwrap(), Duration::from_secs(300));
+        for wrong in ["0", "4999ms", "301s", "x"] {
+            assert!(parse_interval(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

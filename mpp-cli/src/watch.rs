@@ -26,7 +26,7 @@ pub(crate) async fn run(args: WatchArgs) -> Outcome<()> {
     let (file, resume) = ResumeFile::open(args.resume, &state, &ticket)?;
     let mut stop = Stop::new()?;
 
-    let mut builder = Client::builder(ticket.clone()).manual_acknowledgement();
+    let mut builder = Client::builder(ticket.clone()).manual_acknowledgement().interval(args.interval);
     if let Some(filter) = args.filter {
         builder = builder.filter(filter);
     }

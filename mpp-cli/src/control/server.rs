@@ -149,12 +149,12 @@ fn publish(post: &Post, service: &Service) -> Answer {
         Err(text) => return Answer::Refused { why: Why::Refused, text },
     };
     let account = AccountId::of(&post.account);
-    let mut result = service.publish(&account, event.clone());
+    let mut result = service.publish(account, event.clone());
     if matches!(result, Err(PublishError::UnknownAccount)) && post.create {
-        result = service.restore(AccountHead::new(account)).and_then(|()| service.publish(&account, event));
+        result = service.restore(AccountHead::new(account)).and_then(|()| service.publish(account, event));
     }
     match result {
-        Ok(serial) => Answer::Posted { serial: serial.0, devices: service.devices(&account).len() as u64 },
+        Ok(serial) => Answer::Posted { serial: serial.0, devices: service.devices(account).len() as u64 },
         Err(e) => Answer::Refused {
             why: match e {
                 PublishError::UnknownAccount => Why::UnknownAccount,

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mpp_tokio::proto::{
-    AccountId, Connected, Endpoint, Event, Notification, NotificationKind, Resume, Rights, Serial,
-    ServiceConfig, TicketSpec,
+    Connected, Endpoint, Event, Notification, NotificationKind, Resume, Rights, Serial, ServiceConfig,
+    TicketSpec,
 };
 use mpp_tokio::{Client, Service};
 
@@ -85,7 +85,7 @@ impl Cast {
     /// Posts an event.
     pub(super) fn publish(&self, account: &str, event: Event) -> Outcome<Serial> {
         self.service
-            .publish(&AccountId::of(account), event)
+            .publish(account, event)
             .map_err(|e| Failure::new(format_args!("demo: cannot post to {account}: {e}")))
     }
 }

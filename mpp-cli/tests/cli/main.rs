@@ -1,0 +1,8 @@
+//! The program as people run it: separate processes, real sockets, signals. Nothing here can hang: every wait has a
+//! limit, and every process ends with its test.
+
+mod demo;
+mod errors;
+mod restart;
+mod support;
+mod walk;
