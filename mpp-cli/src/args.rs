@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use mpp_tokio::proto::{Endpoint, Rights, StoreId, StoreSet, Urgency};
 
 use crate::text::{parse_duration, printable};
@@ -65,7 +65,7 @@ On the first start a key file is made (service.keys, readable by you only): whoe
 Events are kept in memory: a restart loses them, and every device is told so.
 SIGINT or SIGTERM closes every connection with a word when to come back, then ends.")]
 pub(crate) struct ServeArgs {
-    /// Listen on this address and UDP port; may be given several times [default: port 15096 of all addresses]
+    /// Address and UDP port; may be given several times [default: port 15096 of all addresses]
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     pub(crate) listen: Vec<SocketAddr>,
     #[command(flatten)]
@@ -76,8 +76,9 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The ticket goes to standard output, everything else to standard error. It is a secret: who has it is the device.
-Minting needs the key file only, not the service. A device's id is the first 16 bytes of SHA-256 over
-\"mpp device 1\" and its name, so the same name is always the same device.")]
+Rights: receive, post, post-others, sessions, presence, dns, or all.
+Minting needs the key file, and the service only to ask it where it listens. A device's id is the first 16 bytes of
+SHA-256 over \"mpp device 1\" and its name, so the same name is always the same device.")]
 pub(crate) struct TicketArgs {
     /// The account, for example alice@example.com
     #[arg(value_parser = parse_name)]
@@ -88,10 +89,10 @@ pub(crate) struct TicketArgs {
     /// How long the ticket lets the device connect
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = parse_expiry)]
     pub(crate) expires: Duration,
-    /// What the device may do: receive, post, post-others, sessions, presence, dns, all
+    /// What it may do
     #[arg(long, value_name = "LIST", default_value = "receive,post", value_parser = parse_rights)]
     pub(crate) rights: Rights,
-    /// Where the device finds the service; up to 8, tried in order [default: where the running service listens]
+    /// Where it finds the service; up to 8, in order [default: where it listens]
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_endpoint)]
     pub(crate) endpoint: Vec<Endpoint>,
     #[command(flatten)]
@@ -104,22 +105,22 @@ pub(crate) struct TicketArgs {
 Each notification is printed, then acknowledged, then its position is written to the resume file: started again,
 nothing is missing and nothing comes twice. If the service itself lost events, that is said, never passed over.")]
 pub(crate) struct WatchArgs {
-    /// The ticket: its text, @FILE, the name of a file, or - for standard input
+    /// The ticket: @FILE, - for standard input, or its text (which then shows in the list of processes)
     #[arg(value_name = "TICKET")]
     pub(crate) ticket: String,
-    /// One JSON object per line on standard output, for notifications and changes of state
+    /// JSON objects, one per line, for notifications and changes of state
     #[arg(long)]
     pub(crate) json: bool,
-    /// The stores to hear of, by name or number, for example inbound,contact,40 [default: all]
+    /// Stores to hear of, by name or number, such as inbound,contact,40 [default: all]
     #[arg(long, value_name = "LIST", value_parser = parse_filter)]
     pub(crate) filter: Option<StoreSet>,
     /// End after this many notifications
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Time between heartbeats, 5s to 300s: shorter notices a dead service sooner, longer saves a battery
+    /// Time between heartbeats, 5s to 300s
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = parse_interval)]
     pub(crate) interval: Duration,
-    /// Keep the position in this file [default: one per account and device in the state directory]
+    /// Keep the position here [default: a file per device in the state directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) resume: Option<PathBuf>,
     #[command(flatten)]
@@ -130,6 +131,7 @@ pub(crate) struct WatchArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Without text and file the event says only that the store changed. A payload has at most 16,384 bytes.
+Stores 32 to 127 are free for applications. With --ttl 0 it reaches only devices that are connected now.
 A channel exists once a device of the account has connected; --create makes it now.")]
 pub(crate) struct PostArgs {
     /// The account, for example alice@example.com
@@ -141,14 +143,14 @@ pub(crate) struct PostArgs {
     /// Post the content of this file; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
     pub(crate) file: Option<PathBuf>,
-    /// The store it belongs to, by name or number (32 to 127 are free for applications)
+    /// The store it belongs to, by name or number
     #[arg(long, default_value = "inbound", value_parser = parse_store)]
     pub(crate) store: StoreId,
-    /// How long it is worth delivering; 0: only to devices connected now; at most 30d
+    /// How long to keep it for absent devices, 0 to 30d
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
     pub(crate) ttl: Duration,
-    /// How soon: low (with the next contact), normal (now), high (now, overtaking)
-    #[arg(long, value_enum, default_value_t = UrgencyArg::Normal)]
+    /// low (with the next contact), normal (now), high (now, overtaking)
+    #[arg(long, value_enum, default_value_t = UrgencyArg::Normal, hide_possible_values = true)]
     pub(crate) urgency: UrgencyArg,
     /// Replaces an older event with the same key, 1 to 32 bytes
     #[arg(long)]
@@ -287,8 +289,8 @@ fn unknown_store(text: &str) -> String {
     format!("there is no store '{}': {}, or a number up to 127", printable(text), names.join(", "))
 }
 
-/// What clap has to say about a wrong call, on one line.
-pub(crate) fn one_line(error: &clap::Error) -> String {
+/// What clap has to say about a wrong call, on one line. `word` is the first word after the program's name.
+pub(crate) fn one_line(error: &clap::Error, word: Option<&str>) -> String {
     let text = error.render().to_string();
     let words = |lines: &str| lines.split_whitespace().collect::<Vec<_>>().join(" ");
     let said: Vec<_> = text
@@ -296,20 +298,11 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
         .map(words)
         .take_while(|p| !p.starts_with("Usage:") && !p.starts_with("For more"))
         .collect();
-    let mut line = said.join("; ").trim_start_matches("error: ").to_owned();
-    line.push_str("; see ");
-    line.push_str(&help_of(&text));
-    line
-}
-
-/// Which help to look at: that of the subcommand whose usage clap shows.
-fn help_of(text: &str) -> String {
-    let usage = text.lines().find_map(|l| l.strip_prefix("Usage: ")).unwrap_or_default();
-    match usage.split_whitespace().nth(1) {
-        Some(sub) if sub.chars().all(|c| c.is_ascii_lowercase()) && !sub.is_empty() => {
-            format!("mpp {sub} --help")
-        }
-        _ => "mpp --help".to_owned(),
+    let said = said.join("; ");
+    let said = said.trim_start_matches("error: ");
+    match word.filter(|word| Cli::command().find_subcommand(word).is_some()) {
+        Some(sub) => format!("{said}; see mpp {sub} --help"),
+        None => format!("{said}; see mpp --help"),
     }
 }
 
@@ -318,13 +311,25 @@ mod tests {
     use super::*;
 
     fn line(args: &[&str]) -> String {
-        one_line(&Cli::try_parse_from(args).unwrap_err())
+        one_line(&Cli::try_parse_from(args).unwrap_err(), args.get(1).copied())
     }
 
     #[test]
     fn the_command_line_is_sound() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_terminal() {
+        let mut all = Cli::command();
+        let names: Vec<String> = all.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        let mut pages = vec![all.render_help().to_string()];
+        for name in names {
+            pages.push(all.find_subcommand_mut(&name).unwrap().render_help().to_string());
+        }
+        for line in pages.iter().flat_map(|page| page.lines()) {
+            assert!(line.chars().count() <= 110, "{line}");
+        }
     }
 
     #[test]
@@ -336,7 +341,7 @@ mod tests {
         let unknown = line(&["mpp", "wach"]);
         assert!(unknown.contains("'watch'") && unknown.ends_with("see mpp --help"), "{unknown}");
         let value = line(&["mpp", "post", "a", "b", "--ttl", "1x"]);
-        assert!(value.contains("90d"), "{value}");
+        assert!(value.contains("90d") && value.ends_with("see mpp post --help"), "{value}");
         for text in [missing, unknown, value] {
             assert!(!text.contains('\n') && !text.contains("error:"), "{text}");
         }

@@ -46,7 +46,7 @@ fn run() -> Outcome<()> {
             output::note(e.render());
             return Err(Failure::usage("say what to do; 'mpp demo' shows everything at work"));
         }
-        Err(e) => return Err(Failure::usage(args::one_line(&e))),
+        Err(e) => return Err(Failure::usage(args::one_line(&e, std::env::args().nth(1).as_deref()))),
     };
     match cli.command {
         Command::Serve(args) => block_on(serve::run(args)),

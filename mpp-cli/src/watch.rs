@@ -94,8 +94,7 @@ impl Watch {
                 notification = self.client.next() => match notification {
                     Some(notification) if self.notification(&notification)? => return Ok(()),
                     Some(_) => {}
-                    // The reason follows as an event.
-                    None => std::future::pending().await,
+                    None => return Err(Failure::new("the connection ended")),
                 },
                 () = sleep_until(say_so.unwrap_or_else(Instant::now)), if say_so.is_some() => {
                     say_so = None;
@@ -106,7 +105,10 @@ impl Watch {
     }
 
     fn event(&mut self, event: ClientEvent) -> Outcome<()> {
-        self.show.event(&event)?;
+        // A ticket that is refused before it ever worked ends the program, whose last line then says all.
+        if self.was_connected || !is_refusal(&event) {
+            self.show.event(&event)?;
+        }
         match event {
             ClientEvent::Connected(_) => {
                 (self.was_connected, self.is_connected) = (true, true);
@@ -143,6 +145,17 @@ impl Watch {
             return Ok(*left == 0);
         }
         Ok(false)
+    }
+}
+
+/// Whether the service has said that it does not take the ticket.
+fn is_refusal(event: &ClientEvent) -> bool {
+    match event {
+        ClientEvent::RenewTicket { .. } => true,
+        ClientEvent::Disconnected { reason: DisconnectReason::Refused(code), .. } => {
+            matches!(code.number(), 401 | 403 | 404 | 410)
+        }
+        _ => false,
     }
 }
 

@@ -122,9 +122,7 @@ fn event_line(event: &ClientEvent) -> Option<String> {
         }
         ClientEvent::ObservedEndpoint(address) => format!("seen from {address}"),
         ClientEvent::RenewTicket { code } => {
-            format!(
-                "the service does not take the ticket any more (code {code}): get a new one with 'mpp ticket'"
-            )
+            format!("the service does not take the ticket any more ({code}): get a new one with 'mpp ticket'")
         }
         ClientEvent::State(ConnectionState::Unacknowledged) => {
             "no answer to a heartbeat, asking again".to_owned()
@@ -165,7 +163,7 @@ fn event_json(event: &ClientEvent) -> Option<Value> {
         ClientEvent::ObservedEndpoint(address) => {
             json!({ "type": "observed", "observed": address.to_string() })
         }
-        ClientEvent::RenewTicket { code } => json!({ "type": "renew-ticket", "code": code.to_string() }),
+        ClientEvent::RenewTicket { code } => json!({ "type": "renew-ticket", "code": code.number() }),
         ClientEvent::State(ConnectionState::Unacknowledged) => json!({ "type": "unacknowledged" }),
         _ => return None,
     })
@@ -192,8 +190,8 @@ fn why(reason: DisconnectReason) -> String {
     match reason {
         DisconnectReason::TimedOut => "nothing came back for too long".to_owned(),
         DisconnectReason::Reset => "the service was restarted (reset)".to_owned(),
-        DisconnectReason::ByService(code) => format!("the service closed the connection (code {code})"),
-        DisconnectReason::Refused(code) => format!("the service refused the connection (code {code})"),
+        DisconnectReason::ByService(code) => format!("the service closed the connection ({code})"),
+        DisconnectReason::Refused(code) => format!("the service refused the connection ({code})"),
         DisconnectReason::Superseded => "another connection of the same device took over".to_owned(),
         DisconnectReason::ByApplication => "closed here".to_owned(),
         DisconnectReason::LinkLost => "the network is gone".to_owned(),
@@ -204,10 +202,8 @@ fn why(reason: DisconnectReason) -> String {
 /// Why the ticket is no good, and what to do.
 pub(super) fn refusal(code: Code, ticket: &Ticket) -> String {
     let account = printable(ticket.account());
-    let what = match code.0 {
-        410 => format!("the ticket has expired ({})", text::minute(ticket.expiry())),
-        401 => "the service does not take the ticket (401 unauthorized)".to_owned(),
-        403 => "the ticket does not allow this (403 forbidden)".to_owned(),
+    let what = match code.number() {
+        410 => format!("the ticket expired on {}", text::minute(ticket.expiry())),
         404 => format!("the service does not know the account {account} (404)"),
         _ => format!("the service does not take the ticket ({code})"),
     };

@@ -66,9 +66,8 @@ fn an_expired_ticket() {
     let home = Home::new();
     let (_serve, _) = home.serve();
     let ticket = home.ticket("alice@example.com", "phone", &["--expires", "1ms"]);
-    let ended = home.run_with(&["watch", "-"], ticket.as_bytes());
-    assert_eq!(ended.code(), 3, "{ended:?}");
-    says(ended.err.last().unwrap(), &["mpp: ", "expired", "mpp ticket alice@example.com"]);
+    let line = home.run_with(&["watch", "-"], ticket.as_bytes()).failed(3);
+    says(&line, &["expired", "mpp ticket alice@example.com"]);
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Home {
             .env_clear()
             .env("HOME", self.dir.path())
             .env("XDG_STATE_HOME", self.dir.path())
-            .env("RUST_BACKTRACE", "1");
+            .env("RUST_BACKTRACE", "0");
         command
     }
 
