@@ -105,7 +105,7 @@ pub(crate) struct TicketArgs {
 Each notification is printed, then acknowledged, then its position is written to the resume file: started again,
 nothing is missing and nothing comes twice. If the service itself lost events, that is said, never passed over.")]
 pub(crate) struct WatchArgs {
-    /// The ticket: @FILE, - for standard input, or its text (which then shows in the list of processes)
+    /// The ticket: @FILE, - for standard input, or its text (which others then see)
     #[arg(value_name = "TICKET")]
     pub(crate) ticket: String,
     /// JSON objects, one per line, for notifications and changes of state

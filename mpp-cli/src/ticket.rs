@@ -62,7 +62,7 @@ fn mint(keys: &Keys, args: &TicketArgs, endpoints: Vec<Endpoint>) -> Outcome<Tic
         .into_iter()
         .next()
         .ok_or_else(|| Failure::new("the key file holds no ticket key"))?;
-    key.mint(&spec, *keyfile::random()?)
+    key.mint(&spec, &*keyfile::random()?)
         .map_err(|e| Failure::new(format_args!("cannot make this ticket: {e}")))
 }
 

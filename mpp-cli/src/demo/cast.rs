@@ -72,7 +72,7 @@ impl Cast {
         let keys = self.keys.ticket_keys();
         let key = keys.first().ok_or_else(|| Failure::new("demo: no ticket key"))?;
         let ticket = key
-            .mint(&spec, *random()?)
+            .mint(&spec, &*random()?)
             .map_err(|e| Failure::new(format_args!("demo: cannot make a ticket: {e}")))?;
         let mut builder = Client::builder(ticket).manual_acknowledgement();
         if let Some(resume) = resume {
