@@ -106,6 +106,8 @@ pub(crate) struct Status {
     pub(crate) bytes_sent: u64,
     /// Packets dropped, by reason; only reasons that occurred.
     pub(crate) dropped: Vec<(String, u64)>,
+    /// What else the service counts; only what occurred.
+    pub(crate) counters: Vec<(String, u64)>,
     pub(crate) uptime_ms: u64,
 }
 

@@ -124,6 +124,7 @@ async fn lossy(story: &mut Story, cast: &Cast, proxy: &Proxy, bob: &Member) -> O
     story.step("The same again while 30 % of all packets are lost, both ways")?;
     let payload = cast::noise(MAX_PAYLOAD, 2);
     let (before, losses) = (Wire::of(&cast.service), proxy.losses());
+    let again_before = cast.service.stats().core.retransmitted;
     proxy.lose(LOSS);
     let posted = Instant::now();
     let serial = cast.publish("bob@example.net", Event::with_payload(StoreId::INBOUND, payload.clone()))?;
@@ -141,6 +142,10 @@ async fn lossy(story: &mut Story, cast: &Cast, proxy: &Proxy, bob: &Member) -> O
             now.to_device.0 + now.to_device.1 - losses.to_device.0 - losses.to_device.1,
             now.to_service.0 + now.to_service.1 - losses.to_service.0 - losses.to_service.1
         ),
+    )?;
+    story.fact(
+        "sent again",
+        format_args!("{} packets", cast.service.stats().core.retransmitted - again_before),
     )?;
     story.wire(wire)?;
     story.check("packets were lost", lost_down > 0)?;

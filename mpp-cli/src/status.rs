@@ -7,7 +7,7 @@ use crate::control::{Answer, Ask, client};
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::state::StateDir;
-use crate::text::{duration, grouped};
+use crate::text::{duration, grouped, printable};
 
 pub(crate) fn run(args: &StatusArgs) -> Outcome<()> {
     let state = StateDir::new(args.dir.dir.clone())?;
@@ -20,14 +20,17 @@ pub(crate) fn run(args: &StatusArgs) -> Outcome<()> {
         return output::line(serde_json::to_string(&status).unwrap_or_default());
     }
     let listening: Vec<_> = status.listening.iter().map(ToString::to_string).collect();
-    output::line(format_args!("listening   udp {}", listening.join(", ")))?;
-    output::line(format_args!("running     {}", duration(Duration::from_millis(status.uptime_ms))))?;
-    output::line(format_args!("connected   {} devices", grouped(status.connected)))?;
+    output::line(format_args!("listening     udp {}", listening.join(", ")))?;
+    output::line(format_args!("running       {}", duration(Duration::from_millis(status.uptime_ms))))?;
+    output::line(format_args!("connected     devices: {}", grouped(status.connected)))?;
     let traffic = |packets, bytes| format!("{} packets, {} bytes", grouped(packets), grouped(bytes));
-    output::line(format_args!("received    {}", traffic(status.packets_received, status.bytes_received)))?;
-    output::line(format_args!("sent        {}", traffic(status.packets_sent, status.bytes_sent)))?;
+    output::line(format_args!("received      {}", traffic(status.packets_received, status.bytes_received)))?;
+    output::line(format_args!("sent          {}", traffic(status.packets_sent, status.bytes_sent)))?;
+    for (name, count) in &status.counters {
+        output::line(format_args!("{:<13} {}", printable(name), grouped(*count)))?;
+    }
     for (reason, count) in &status.dropped {
-        output::line(format_args!("dropped     {} {}", grouped(*count), crate::text::printable(reason)))?;
+        output::line(format_args!("dropped       {} {}", grouped(*count), printable(reason)))?;
     }
     Ok(())
 }

@@ -193,6 +193,19 @@ impl From<Urgency> for proto::Urgency {
 fn status(service: &Service, started: Instant) -> Answer {
     let stats = service.stats();
     let core = &stats.core;
+    let counters = [
+        ("connects", core.connects),
+        ("refused", core.refused),
+        ("deferred", core.deferred),
+        ("resets", core.resets),
+        ("published", core.published),
+        ("notified", core.notified),
+        ("retransmitted", core.retransmitted),
+        ("given-up", core.given_up),
+        ("superseded", core.superseded),
+        ("expired", core.expired),
+        ("overflowed", core.overflowed),
+    ];
     let dropped = DropReason::ALL.iter().zip(core.dropped).filter(|(_, n)| *n > 0);
     Answer::Status(Status {
         listening: service.local_addrs().to_vec(),
@@ -202,6 +215,11 @@ fn status(service: &Service, started: Instant) -> Answer {
         bytes_received: core.bytes_received,
         bytes_sent: core.bytes_sent,
         dropped: dropped.map(|(reason, n)| (name(*reason), n)).collect(),
+        counters: counters
+            .into_iter()
+            .filter(|(_, n)| *n > 0)
+            .map(|(name, n)| (name.to_owned(), n))
+            .collect(),
         uptime_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }

@@ -26,7 +26,7 @@ fn a_post_in_one_terminal_is_a_line_in_another() {
     assert!(line.contains("inbound") && line.ends_with("#1  hello from the third terminal"), "{line}");
 
     let status = home.run(&["status"]).out.join("\n");
-    assert!(status.contains(&addr.to_string()) && status.contains("1 devices"), "{status}");
+    assert!(status.contains(&addr.to_string()) && status.contains("devices: 1"), "{status}");
 
     let watch = watch.stop(Signal::SIGTERM);
     assert_eq!(watch.code(), 0, "{watch:?}");
