@@ -2,6 +2,7 @@
 
 mod show;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mpp_tokio::proto::{DisconnectReason, Notification, NotificationKind, Ticket};
@@ -41,6 +42,7 @@ pub(crate) async fn run(args: WatchArgs) -> Outcome<()> {
         file,
         ticket,
         left: args.count,
+        observed: None,
         was_connected: false,
         is_connected: false,
     };
@@ -64,6 +66,8 @@ struct Watch {
     ticket: Ticket,
     /// Notifications until the end, if there is one.
     left: Option<u64>,
+    /// The address from which the service sees this device, as last shown.
+    observed: Option<SocketAddr>,
     was_connected: bool,
     is_connected: bool,
 }
@@ -105,18 +109,28 @@ impl Watch {
     }
 
     fn event(&mut self, event: ClientEvent) -> Outcome<()> {
-        // A ticket that is refused before it ever worked ends the program, whose last line then says all.
-        if self.was_connected || !is_refusal(&event) {
+        // A ticket that is refused before it ever worked ends the program, whose last line then says all; and what a
+        // connection's own line says is not news.
+        let told = match &event {
+            ClientEvent::ObservedEndpoint(address) => self.observed == Some(*address),
+            event => !self.was_connected && is_refusal(event),
+        };
+        if !told {
             self.show.event(&event)?;
         }
         match event {
-            ClientEvent::Connected(_) => {
+            ClientEvent::Connected(connected) => {
+                self.observed = Some(connected.observed);
                 (self.was_connected, self.is_connected) = (true, true);
                 // What is lost has been said, so it may be kept that it was.
                 self.file.save(&self.client.resume())
             }
             ClientEvent::Disconnected { .. } => {
                 self.is_connected = false;
+                Ok(())
+            }
+            ClientEvent::ObservedEndpoint(address) => {
+                self.observed = Some(address);
                 Ok(())
             }
             // Of a service that took the ticket before, it may be a passing error (a wrong clock): the client goes on

@@ -59,16 +59,12 @@ fn notification_line(notification: &Notification, limit: Option<usize>) -> Strin
             format!("{} #{serial}  {}", column(store), text::payload(payload, limit))
         }
         NotificationKind::Changed(stores) => {
-            format!("{} #{}  {}", column(&"changed"), notification.position, all_of(*stores))
+            format!("{} {}", column(&"changed"), all_of(*stores))
         }
         NotificationKind::Gap(stores) => {
-            format!(
-                "{} events of {} were lost: read what they are about again",
-                column(&"gap"),
-                all_of(*stores)
-            )
+            format!("{} events of {} were lost: read the stores again", column(&"gap"), all_of(*stores))
         }
-        _ => format!("{} #{}", column(&"unknown"), notification.position),
+        _ => column(&"unknown"),
     }
 }
 
@@ -133,9 +129,9 @@ fn event_line(event: &ClientEvent) -> Option<String> {
 }
 
 fn connected_line(c: &Connected) -> String {
-    let lost = if c.recovered { String::new() } else { format!(", events of {} were lost", all_of(c.lost)) };
+    // What was lost follows as a notification.
     format!(
-        "connected to {} in {}, seen from {}, recovered: {}{lost}",
+        "connected to {} in {}, seen from {}, recovered: {}",
         c.service,
         duration(c.took),
         c.observed,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Home, Process};
+use crate::support::{Home, Process, SOON};
 
 fn kill_hard(process: Process) {
     process.signal(Signal::SIGKILL);
@@ -51,6 +51,38 @@ fn a_watch_killed_before_its_first_event_misses_nothing() {
     let (mut watch, connected) = home.watch(&ticket, &[]);
     assert_eq!(connected["recovered"].as_bool(), Some(true), "{connected}");
     assert_eq!(watch.texts(1), ["the very first"]);
+}
+
+#[test]
+fn what_could_not_be_printed_comes_again() {
+    let home = Home::new();
+    let (_serve, _) = home.serve();
+    let ticket = home.ticket("alice@example.com", "phone", &[]);
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let args = ["watch", "-", "--count", "1"];
+    let mut watch = home.start_to(&args, Some(ticket.clone().into_bytes()), full.into());
+    watch.line("that it is connected", |l| l.contains("connected to"));
+    home.post(&["alice@example.com", "not to be lost"]);
+    let ended = watch.end(SOON);
+    assert_eq!(ended.code(), 1, "{ended:?}");
+    assert!(ended.err.last().is_some_and(|l| l.contains("no space left")), "{ended:?}");
+    let (mut watch, connected) = home.watch(&ticket, &[]);
+    assert_eq!(connected["recovered"].as_bool(), Some(true), "{connected}");
+    assert_eq!(watch.texts(1), ["not to be lost"]);
+}
+
+#[test]
+fn a_change_is_not_told_again_after_a_restart() {
+    let home = Home::new();
+    let (_serve, _) = home.serve();
+    let ticket = home.ticket("alice@example.com", "phone", &[]);
+    let (mut watch, _) = home.watch(&ticket, &[]);
+    home.post(&["alice@example.com", "--store", "contact"]);
+    watch.json("changed");
+    assert_eq!(watch.stop(Signal::SIGTERM).code(), 0);
+    let (mut watch, connected) = home.watch(&ticket, &[]);
+    assert_eq!(connected["recovered"].as_bool(), Some(true), "{connected}");
+    assert_eq!(watch.json_within("changed", Duration::from_millis(400)), None);
 }
 
 #[test]
@@ -101,7 +133,7 @@ fn a_second_watch_of_the_same_device_takes_over() {
     let ticket = home.ticket("alice@example.com", "phone", &[]);
     let (first, _) = home.watch(&ticket, &[]);
     let (mut second, _) = home.watch(&ticket, &["--resume", "another"]);
-    let line = first.end(crate::support::SOON).failed(1);
+    let line = first.end(SOON).failed(1);
     assert!(line.contains("took over"), "{line}");
     home.post(&["alice@example.com", "to the second"]);
     assert_eq!(second.texts(1), ["to the second"]);

@@ -58,11 +58,16 @@ impl Home {
 
     /// Starts a process that finds `input` on its standard input.
     pub(crate) fn start_with(&self, args: &[&str], input: Option<Vec<u8>>) -> Process {
+        self.start_to(args, input, Stdio::piped())
+    }
+
+    /// Starts a process with this standard output.
+    pub(crate) fn start_to(&self, args: &[&str], input: Option<Vec<u8>>, stdout: Stdio) -> Process {
         let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = self
             .command(args)
             .stdin(stdin)
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
@@ -72,14 +77,14 @@ impl Home {
         }
         let (send, lines) = channel();
         let ends = [
-            follow(child.stdout.take().unwrap(), Stream::Out, send.clone()),
-            follow(child.stderr.take().unwrap(), Stream::Err, send),
+            child.stdout.take().map(|out| follow(out, Stream::Out, send.clone())),
+            child.stderr.take().map(|err| follow(err, Stream::Err, send)),
         ];
         Process {
             name: args.join(" "),
             child,
             lines,
-            ends: Some(ends),
+            ends: ends.into_iter().flatten().collect(),
             seen: Vec::new(),
             out_read: 0,
             said: self.said.clone(),
@@ -197,7 +202,7 @@ pub(crate) struct Process {
     name: String,
     child: Child,
     lines: Receiver<(Stream, String)>,
-    ends: Option<[thread::JoinHandle<()>; 2]>,
+    ends: Vec<thread::JoinHandle<()>>,
     seen: Vec<(Stream, String)>,
     /// How many of the lines seen were returned by [`Process::line`].
     out_read: usize,
@@ -291,7 +296,7 @@ impl Process {
                 panic!("'{}' has not ended within {limit:?}: {:#?}", self.name, self.seen);
             }
         };
-        for end in self.ends.take().into_iter().flatten() {
+        for end in self.ends.drain(..) {
             end.join().unwrap();
         }
         while let Ok((stream, line)) = self.lines.try_recv() {

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Home, is_gone};
+use crate::support::{Home, SOON, is_gone};
 
 #[test]
 fn a_post_in_one_terminal_is_a_line_in_another() {
@@ -98,7 +98,7 @@ fn what_a_stranger_posts_does_not_drive_the_terminal() {
     let mut watch = home.start_with(&["watch", "-", "--count", "1"], Some(ticket.into_bytes()));
     watch.line("that it is connected", |l| l.contains("connected to"));
     home.post(&["alice@example.com", "\u{1b}[2J\u{9b}31m\r\nfake line\u{202e}"]);
-    let ended = watch.end(crate::support::SOON);
+    let ended = watch.end(SOON);
     assert_eq!(ended.code(), 0, "{ended:?}");
     assert_eq!(ended.out.len(), 1, "{ended:?}");
     assert!(ended.out[0].ends_with("\\u{1b}[2J\\u{9b}31m\\r\\nfake line\\u{202e}"), "{ended:?}");
@@ -115,7 +115,7 @@ fn a_count_ends_the_watch_and_nothing_is_lost_by_it() {
     for text in ["two", "three", "four"] {
         home.post(&["alice@example.com", text]);
     }
-    let first = watch.end(crate::support::SOON);
+    let first = watch.end(SOON);
     assert_eq!(first.code(), 0, "{first:?}");
     let (mut second, connected) = home.watch(&ticket, &[]);
     assert_eq!(connected["recovered"].as_bool(), Some(true));
@@ -135,6 +135,6 @@ fn an_interrupt_ends_a_watch_and_a_service_in_order() {
     // Told at once, not found out by silence.
     assert_eq!(watch.json("disconnected")["reason"].as_str(), Some("closed-by-service"));
     serve.line("that it ends", |l| l.contains("closing"));
-    assert_eq!(serve.end(crate::support::SOON).code(), 0);
+    assert_eq!(serve.end(SOON).code(), 0);
     assert_eq!(watch.stop(Signal::SIGINT).code(), 0);
 }
