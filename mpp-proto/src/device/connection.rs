@@ -224,8 +224,11 @@ impl Connection {
 
     /// Whether the last repetition of a heartbeat has stayed without an answer.
     pub(super) fn is_dead(&self, now: Instant) -> bool {
+        // Whoever has been heard since the question was first asked is there, even if none of the answers came through.
         let unanswered = match self.heartbeat {
-            Beat::Waiting { sendings, again, .. } => sendings >= REPEATS.len() && again <= now,
+            Beat::Waiting { sendings, again, sent_at, .. } => {
+                sendings >= REPEATS.len() && again <= now && self.heard <= sent_at
+            }
             Beat::Due(_) => false,
         };
         unanswered || now.since(self.heard) > self.lease
@@ -249,6 +252,8 @@ impl Connection {
             {
                 (request, sent_at, sendings)
             }
+            // All repetitions are lost, but the service has been heard: ask anew.
+            Beat::Waiting { again, .. } if again <= now => (fresh(), now, 0),
             _ => return None,
         };
         let again = now + REPEATS[sendings];
@@ -311,7 +316,9 @@ impl Connection {
     /// Names every deadline.
     pub(super) fn deadlines(&self, next: &mut Deadlines) {
         match self.heartbeat {
-            Beat::Waiting { again, sendings, .. } if sendings >= REPEATS.len() => {
+            Beat::Waiting { again, sendings, sent_at, .. }
+                if sendings >= REPEATS.len() && self.heard <= sent_at =>
+            {
                 next.act(again, TimerKind::Heartbeat);
             }
             Beat::Due(at) | Beat::Waiting { again: at, .. } => next.send(at, TimerKind::Heartbeat),

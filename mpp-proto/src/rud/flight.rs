@@ -20,8 +20,11 @@ const BURST: u8 = 4;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Packets sent later that have to arrive before a packet counts as lost.
 const REORDERING: u32 = 3;
-/// Timeouts in a row without a sign of life after which the sender falls silent.
+/// Timeouts in a row without a sign of life after which the sender falls silent,
 const MAX_TIMEOUTS: u8 = 5;
+/// if this much time has passed too: on a fast path five timeouts are over within a second, which says nothing about
+/// whether anybody is there. With the timeouts of an idle path (1, 2, 4, 8, 16 s) both come together.
+const MAX_SILENCE: Duration = Duration::from_secs(31);
 
 /// The congestion window of a connection, in packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +78,9 @@ pub(crate) struct Flight {
     next_order: u16,
     sent_at: [Instant; MAX_PACKETS],
     last_sent: Instant,
-    /// Timeouts since the last progress.
+    /// Timeouts since the last progress, and when that was.
     timeouts: u8,
+    progress_at: Instant,
     /// Whether the window was halved for this datagram.
     halved: bool,
     /// Packets sent since the last pause.
@@ -111,14 +115,10 @@ impl Flight {
         self.acknowledged != 0
     }
 
-    /// Timeouts since the last progress.
-    pub(crate) const fn timeouts(&self) -> u8 {
-        self.timeouts
-    }
-
-    /// Goes on counting where a datagram that this one replaces left off.
-    pub(crate) const fn resume_after(&mut self, timeouts: u8) {
-        self.timeouts = timeouts;
+    /// Goes on counting timeouts where a datagram that this one replaces left off.
+    pub(crate) const fn resume_after(&mut self, replaced: &Self) {
+        self.timeouts = replaced.timeouts;
+        self.progress_at = replaced.progress_at;
     }
 
     /// Packets sent and neither acknowledged nor given up as lost.
@@ -148,6 +148,9 @@ impl Flight {
         *self.order.get_mut(i)? = self.next_order;
         self.next_order = self.next_order.saturating_add(1);
         *self.sent_at.get_mut(i)? = now;
+        if self.next_order == 1 && self.timeouts == 0 {
+            self.progress_at = now;
+        }
         if now.since(self.last_sent) >= PAUSE {
             self.burst = 0;
         }
@@ -175,6 +178,7 @@ impl Flight {
         self.acknowledged |= fresh;
         self.pending &= !fresh;
         self.timeouts = 0;
+        self.progress_at = now;
         window.grow(fresh.count_ones());
         if let Some(sent_at) = self.newest_sent_once(fresh) {
             rtt.sample(now.since(sent_at));
@@ -260,7 +264,7 @@ impl Flight {
             return Outcome::Nothing;
         }
         self.timeouts = self.timeouts.saturating_add(1);
-        if self.timeouts >= MAX_TIMEOUTS {
+        if self.timeouts >= MAX_TIMEOUTS && now.since(self.progress_at) >= MAX_SILENCE {
             return Outcome::GivenUp;
         }
         let lost = self.sent() & !self.acknowledged & !self.pending;

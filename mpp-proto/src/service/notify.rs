@@ -194,7 +194,7 @@ impl Service {
                 self.stats.notified += 1;
                 self.told(slot, upto);
             }
-            Outcome::Exhausted => self.start_over(slot),
+            Outcome::Exhausted => self.replace(slot),
             Outcome::Progress => {
                 self.ready.push_back(&mut self.table.hot, slot);
             }
@@ -207,12 +207,6 @@ impl Service {
         self.drop_sending(slot);
         self.table.ids[slot].told = upto;
         self.check_owed(slot);
-    }
-
-    /// Begins the Notify again under a new number.
-    pub(super) fn start_over(&mut self, slot: u32) {
-        self.drop_sending(slot);
-        self.ready.push_back(&mut self.table.hot, slot);
     }
 
     /// The timer of a Notify fired.
@@ -229,7 +223,7 @@ impl Service {
                 self.ready.remove(&mut self.table.hot, slot);
                 self.drop_sending(slot);
             }
-            Outcome::Exhausted => self.start_over(slot),
+            Outcome::Exhausted => self.replace(slot),
             // What has been published meanwhile goes along, unless part of this one has arrived already.
             Outcome::Progress if newest > sending.plan.upto && !sending.flight.has_arrived_in_part() => {
                 self.replace(slot);
@@ -240,13 +234,14 @@ impl Service {
         }
     }
 
-    /// Makes the Notify in flight anew with what has been published since, and goes on counting its timeouts.
+    /// Makes the Notify in flight anew, under a new number and with what has been published since, and goes on
+    /// counting its timeouts.
     fn replace(&mut self, slot: u32) {
-        let timeouts = self.sendings[self.table.hot[slot].sending].flight.timeouts();
+        let replaced = self.sendings[self.table.hot[slot].sending].flight.clone();
         let unix = self.calendar.unix(self.now);
         self.drop_sending(slot);
         if self.begin(slot, unix) {
-            self.sendings[self.table.hot[slot].sending].flight.resume_after(timeouts);
+            self.sendings[self.table.hot[slot].sending].flight.resume_after(&replaced);
             self.ready.push_back(&mut self.table.hot, slot);
         }
     }

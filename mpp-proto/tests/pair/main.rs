@@ -154,3 +154,35 @@ fn a_device_learns_how_the_service_sees_it() {
     });
     assert_eq!(seen, Some((asked, "198.51.100.7:4000".into())));
 }
+
+#[test]
+fn a_thousand_events_cross_a_bad_network_quickly() {
+    let mut pair = Pair::new();
+    pair.loss = 30;
+    pair.run(Duration::from_secs(30));
+    let account = AccountId::of(ACCOUNT);
+    let begin = pair.now;
+    let mut got = 0;
+    let mut told = 0;
+    for n in 1..=1000u64 {
+        while n > told + 16 {
+            pair.run(Duration::from_millis(2));
+            told = pair.service.devices(pair.now, &account).next().map_or(told, |d| d.told.0);
+        }
+        assert_eq!(
+            pair.publish(Event::with_payload(StoreId::INBOUND, Bytes::from(n.to_string()))),
+            Serial(n)
+        );
+    }
+    pair.run(Duration::from_secs(20));
+    for n in pair.take() {
+        if let NotificationKind::Event { serial, .. } = n.kind {
+            got += 1;
+            assert_eq!(serial, Serial(got));
+        }
+    }
+    assert_eq!(got, 1000);
+    let took = pair.now.since(begin);
+    println!("{took:?} {:?} {:?}", pair.device.stats(), pair.service.stats());
+    assert!(took < Duration::from_secs(90), "{took:?}");
+}

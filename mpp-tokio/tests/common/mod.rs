@@ -62,9 +62,13 @@ pub fn service() -> (Service, SocketAddr) {
 }
 
 pub fn ticket_until(expiry: UnixTime, device: u8, endpoint: Endpoint) -> Ticket {
+    ticket_of(ALICE, expiry, device, endpoint)
+}
+
+pub fn ticket_of(account: &str, expiry: UnixTime, device: u8, endpoint: Endpoint) -> Ticket {
     let spec = TicketSpec {
         endpoints: vec![endpoint],
-        account: ALICE.into(),
+        account: account.into(),
         device: DeviceId([device; 16]),
         rights: Rights::default(),
         issued: expiry - Duration::from_secs(3600),
@@ -90,6 +94,14 @@ pub async fn connect(device: u8, service: SocketAddr) -> Client {
 
 pub async fn next(client: &Client) -> Notification {
     within(30, "a notification", client.next()).await.expect("the client is closed")
+}
+
+/// The next event, however long it takes: for networks that lose so much that the connection itself may break.
+pub async fn next_event_ever(client: &Client) -> (Serial, Bytes) {
+    match client.next().await.expect("the client is closed").kind {
+        NotificationKind::Event { serial, payload, .. } => (serial, payload),
+        other => panic!("an event expected, not {other:?}"),
+    }
 }
 
 /// The next notification that is an event: its serial and payload.
