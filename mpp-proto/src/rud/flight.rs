@@ -115,6 +115,15 @@ impl Flight {
         self.acknowledged != 0
     }
 
+    /// Everything in flight went to the wrong place: it is to be sent again. That says nothing about congestion.
+    pub(crate) fn lose_all(&mut self) {
+        let spent = (0u8..)
+            .zip(&self.transmissions)
+            .filter(|(_, t)| **t >= MAX_TRANSMISSIONS)
+            .fold(0, |set, (i, _)| set | bit(i));
+        self.pending |= self.sent() & !self.acknowledged & !spent;
+    }
+
     /// Goes on counting timeouts where a datagram that this one replaces left off.
     pub(crate) const fn resume_after(&mut self, replaced: &Self) {
         self.timeouts = replaced.timeouts;

@@ -263,12 +263,7 @@ impl Service {
             (Some(own), Some(peer)) => Some(own.agree(peer)?),
             _ => None,
         };
-        let id = ConnectionId {
-            node: self.config.node,
-            shard: self.shard.0,
-            slot,
-            generation: self.table.hot[slot].generation,
-        };
+        let id = self.connection_id(slot);
         let mut identifiers = [0; IDENTIFIERS * (SERVICE_IDENTIFIER + RESET_TOKEN)];
         for pair in identifiers.as_chunks_mut::<{ SERVICE_IDENTIFIER + RESET_TOKEN }>().0 {
             let identifier = self.identifiers.issue(id, &mut self.rng);
@@ -308,6 +303,12 @@ impl Service {
         let key = AnswerKey::new(&holder.secret, agreed.as_deref(), &opening.digest, clear);
         key.seal(clear, sealed);
         Some((packet, key.connection_keys()))
+    }
+
+    /// What the identifiers of a connection say.
+    pub(super) fn connection_id(&self, slot: u32) -> ConnectionId {
+        let generation = self.table.hot[slot].generation;
+        ConnectionId { node: self.config.node, shard: self.shard.0, slot, generation }
     }
 
     /// The stores of which events are lost to a device that connects so.

@@ -7,6 +7,7 @@ mod exchange;
 mod notify;
 mod outbox;
 mod packet;
+mod paths;
 mod record;
 mod send;
 mod stats;
@@ -27,6 +28,7 @@ use accounts::Accounts;
 use notify::Sending;
 use outbox::Outbox;
 use packet::Bucket;
+use paths::Validations;
 use record::{State, Table, flag};
 
 use crate::batch::TransmitBatch;
@@ -72,6 +74,7 @@ pub struct Service {
     accounts: Accounts,
     wheel: Wheel,
     sendings: Slab<Sending>,
+    validations: Validations,
     /// Records with something to send.
     ready: List,
     /// Accounts whose devices have to be looked at.
@@ -111,6 +114,7 @@ impl Service {
             accounts: Accounts::new(Arc::clone(&config), &mut rng),
             wheel: Wheel::new(tick_floor(now)),
             sendings: Slab::new(capacity),
+            validations: Validations::new(capacity),
             ready: List::default(),
             dirty: VecDeque::new(),
             outbox: Outbox::default(),

@@ -246,6 +246,17 @@ impl Service {
         }
     }
 
+    /// Sends what has not been acknowledged again, now: it went to where the device is not any more.
+    pub(super) fn resend(&mut self, slot: u32) {
+        let sending = self.table.hot[slot].sending;
+        if let Some(sending) = self.sendings.get_mut(sending) {
+            sending.flight.lose_all();
+            self.ready.push_back(&mut self.table.hot, slot);
+        } else {
+            self.check_owed(slot);
+        }
+    }
+
     /// Forgets the Notify in flight.
     pub(super) fn drop_sending(&mut self, slot: u32) {
         let at = core::mem::replace(&mut self.table.hot[slot].sending, NIL);

@@ -40,18 +40,26 @@ pub(super) enum Say {
         code: Code,
         retry_after: Duration,
     },
-    /// Said to the address that asked, which need not be the connection's.
+    /// Where a packet of so many bytes came from; the answer has no more.
     Endpoint {
         request: RequestId,
         path: Path,
+        size: usize,
     },
+    /// A path is challenged, with a packet of full size if it has to prove that too.
+    Challenge {
+        challenge: [u8; 8],
+        pad: bool,
+    },
+    /// One more identifier for packets to the service.
+    Identifier,
 }
 
 /// A packet to send.
 #[derive(Debug)]
 pub(super) enum Out {
-    /// To a connected device.
-    Say { slot: u32, generation: u16, say: Say },
+    /// To a connected device, on its path or on another one.
+    Say { slot: u32, generation: u16, to: Option<Path>, say: Say },
     /// An answer to a stranger, of few bytes: nothing is allocated for strangers.
     Small { path: Path, len: u8, bytes: [u8; MAX_SMALL] },
     /// An answer to the holder of a ticket.
@@ -74,8 +82,8 @@ impl Outbox {
         self.waiting.is_empty()
     }
 
-    pub(super) fn say(&mut self, slot: u32, generation: u16, say: Say) {
-        self.waiting.push_back(Out::Say { slot, generation, say });
+    pub(super) fn say(&mut self, slot: u32, generation: u16, to: Option<Path>, say: Say) {
+        self.waiting.push_back(Out::Say { slot, generation, to, say });
     }
 
     /// Nothing longer than [`MAX_SMALL`] is said to strangers.

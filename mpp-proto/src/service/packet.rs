@@ -13,8 +13,9 @@ use crate::rud::replay::{Seen, nearest};
 use crate::time::Instant;
 use crate::wheel::tick_floor;
 use crate::wire::{
-    Code, Direction, HEADER, Header, Heartbeat, Message, PacketExtension, Plaintext, Post, RESET_SIZE,
-    RESET_TOKEN, SERVICE_IDENTIFIER, Subscribe, device_identifiers, parse_plaintext, reset_packet,
+    Code, Direction, ENDPOINT_REQUEST, HEADER, Header, Heartbeat, Message, PacketExtension, Plaintext, Post,
+    RESET_SIZE, RESET_TOKEN, SERVICE_IDENTIFIER, Subscribe, device_identifiers, parse_plaintext,
+    reset_packet,
 };
 
 /// Stateless resets per second, and how many at once.
@@ -24,6 +25,7 @@ impl Service {
     /// A packet that has the form of a data packet.
     pub(super) fn handle_data(&mut self, now: Instant, datagram: Datagram<'_>) -> Disposition {
         let Datagram { path, payload } = datagram;
+        let size = payload.len();
         let Some((identifier, rest)) = payload.split_first_chunk::<SERVICE_IDENTIFIER>() else {
             return Disposition::NotForUs;
         };
@@ -56,7 +58,8 @@ impl Service {
         let Some(plaintext) = opened.ok().and_then(|range| payload.get(range)) else {
             return Disposition::Dropped(DropReason::Unauthentic);
         };
-        self.handle_authentic(now, path, slot, &header, plaintext);
+        let from = From { path, size };
+        self.handle_authentic(now, &from, slot, &header, plaintext);
         Disposition::Accepted
     }
 
@@ -79,7 +82,7 @@ impl Service {
         self.stats.resets += 1;
     }
 
-    fn handle_authentic(&mut self, now: Instant, path: Path, slot: u32, header: &Header, plaintext: &[u8]) {
+    fn handle_authentic(&mut self, now: Instant, from: &From, slot: u32, header: &Header, plaintext: &[u8]) {
         if self.table.hot[slot].state == State::Closing {
             return self.answer_closing(now, slot);
         }
@@ -115,10 +118,21 @@ impl Service {
                 _ => return self.bad_request(now, slot),
             }
         }
+        // The one extension that counts in a duplicate too: whoever copies an answer must not take its place.
+        if seen != Seen::TooOld {
+            for extension in plaintext.extensions {
+                if let PacketExtension::PathResponse(response) = extension {
+                    self.path_response(now, slot, from.path, response);
+                }
+            }
+        }
         if seen != Seen::New {
             return;
         }
-        self.handle_content(now, path, slot, &plaintext, newest);
+        if newest && !self.table.is_path(slot, &from.path) && !is_probe(plaintext.fragment) {
+            self.suggest(now, slot, from.path, from.size);
+        }
+        self.handle_content(now, from, slot, &plaintext, newest);
         if self.table.hot[slot].is_live() {
             self.check_owed(slot);
         }
@@ -151,7 +165,7 @@ impl Service {
     fn handle_content(
         &mut self,
         now: Instant,
-        path: Path,
+        from: &From,
         slot: u32,
         plaintext: &Plaintext<'_>,
         newest: bool,
@@ -164,7 +178,7 @@ impl Service {
                     let free = kept.iter_mut().filter(|kept| **kept == [0; 8]);
                     free.zip(device_identifiers(bytes)).for_each(|(to, from)| *to = from);
                 }
-                // Only a service asks whether a path is there.
+                // Read before; and only a service asks whether a path is there.
                 PacketExtension::PathChallenge(_) | PacketExtension::PathResponse(_) => {}
             }
         }
@@ -173,29 +187,47 @@ impl Service {
         }
         let Ok(message) = Message::parse(plaintext.fragment) else { return self.bad_request(now, slot) };
         match message {
-            Message::Heartbeat(heartbeat) => self.handle_heartbeat(slot, &heartbeat, newest),
+            Message::Heartbeat(heartbeat) => self.handle_heartbeat(slot, from, &heartbeat, newest),
             Message::Acknowledge(acknowledge) => self.set_position(slot, acknowledge.position),
-            Message::Subscribe(subscribe) => self.handle_subscribe(slot, &subscribe),
-            Message::Post(post) => self.handle_post(now, slot, &post),
-            Message::EndpointRequest(ask) => self.say(slot, Say::Endpoint { request: ask.request, path }),
+            Message::Subscribe(subscribe) => self.handle_subscribe(slot, from, &subscribe),
+            Message::Post(post) => self.handle_post(now, slot, from, &post),
+            Message::EndpointRequest(ask) => {
+                let From { path, size } = *from;
+                self.say_to(slot, path, Say::Endpoint { request: ask.request, path, size });
+            }
             Message::Unknown { request: Some(request), .. } => {
-                self.fail(slot, request, Code::BAD_REQUEST, Duration::ZERO);
+                self.fail(slot, from, request, Code::BAD_REQUEST, Duration::ZERO);
             }
             Message::Unknown { request: None, .. } => {}
             _ => self.bad_request(now, slot),
         }
     }
 
-    fn say(&mut self, slot: u32, say: Say) {
+    /// Says something on the active path.
+    pub(super) fn say(&mut self, slot: u32, say: Say) {
         let generation = self.table.hot[slot].generation;
-        self.outbox.say(slot, generation, say);
+        self.outbox.say(slot, generation, None, say);
     }
 
-    fn fail(&mut self, slot: u32, request: RequestId, code: Code, retry_after: Duration) {
-        self.say(slot, Say::Failed { request, code, retry_after });
+    /// Says something on another path.
+    pub(super) fn say_to(&mut self, slot: u32, path: Path, say: Say) {
+        let generation = self.table.hot[slot].generation;
+        self.outbox.say(slot, generation, Some(path), say);
     }
 
-    fn handle_heartbeat(&mut self, slot: u32, heartbeat: &Heartbeat, newest: bool) {
+    /// Answers a packet: on the active path, and to where it came from while that is being validated.
+    fn answer_to(&mut self, slot: u32, from: &From, say: Say) {
+        self.say(slot, say);
+        if let Some(path) = self.also_to(slot, &from.path) {
+            self.say_to(slot, path, say);
+        }
+    }
+
+    fn fail(&mut self, slot: u32, from: &From, request: RequestId, code: Code, retry_after: Duration) {
+        self.answer_to(slot, from, Say::Failed { request, code, retry_after });
+    }
+
+    fn handle_heartbeat(&mut self, slot: u32, from: &From, heartbeat: &Heartbeat, newest: bool) {
         self.table.owner[slot].interval = self.granted(heartbeat.interval);
         self.set_position(slot, heartbeat.position);
         let told = self.table.ids[slot].told;
@@ -207,7 +239,7 @@ impl Service {
         } else if heartbeat.mark > told && heartbeat.mark <= channel {
             self.told(slot, heartbeat.mark);
         }
-        self.say(slot, Say::Status { request: Some(heartbeat.request) });
+        self.answer_to(slot, from, Say::Status { request: Some(heartbeat.request) });
     }
 
     fn set_position(&mut self, slot: u32, position: Serial) {
@@ -224,7 +256,7 @@ impl Service {
         }
     }
 
-    fn handle_subscribe(&mut self, slot: u32, subscribe: &Subscribe) {
+    fn handle_subscribe(&mut self, slot: u32, from: &From, subscribe: &Subscribe) {
         let owner = &mut self.table.owner[slot];
         let account = owner.account;
         if subscribe.request.0 > owner.applied {
@@ -246,43 +278,55 @@ impl Service {
             subscribe.filter
         };
         let newest = log.newest();
-        self.say(slot, Say::Subscribed { request: subscribe.request, newest, lost });
+        self.answer_to(slot, from, Say::Subscribed { request: subscribe.request, newest, lost });
     }
 
-    fn handle_post(&mut self, now: Instant, slot: u32, post: &Post<'_>) {
+    fn handle_post(&mut self, now: Instant, slot: u32, from: &From, post: &Post<'_>) {
         let owner = &self.table.owner[slot];
         let account = owner.account;
         let own = post.account.is_none_or(|name| AccountId::of(name) == self.accounts.get(account).id);
         if !own || u64::from(owner.rights) & Rights::POST_OWN.0 == 0 {
-            return self.fail(slot, post.request, Code::FORBIDDEN, Duration::ZERO);
+            return self.fail(slot, from, post.request, Code::FORBIDDEN, Duration::ZERO);
         }
         let recalled = self.accounts.log_mut(account).map(|log| log.recall(now, &post.post_id));
         match recalled {
             Ok(Recall::Known(serial)) => {
-                return self.say(slot, Say::Posted { request: post.request, serial });
+                return self.answer_to(slot, from, Say::Posted { request: post.request, serial });
             }
             Ok(Recall::Full { retry_after }) => {
-                return self.fail(slot, post.request, Code::TOO_MANY_REQUESTS, retry_after);
+                return self.fail(slot, from, post.request, Code::TOO_MANY_REQUESTS, retry_after);
             }
             Ok(Recall::Unknown) => {}
-            Err(_) => return self.fail(slot, post.request, Code::UNAVAILABLE, Duration::ZERO),
+            Err(_) => return self.fail(slot, from, post.request, Code::UNAVAILABLE, Duration::ZERO),
         }
         let Some(event) = event_of(post) else {
-            return self.fail(slot, post.request, Code::BAD_REQUEST, Duration::ZERO);
+            return self.fail(slot, from, post.request, Code::BAD_REQUEST, Duration::ZERO);
         };
         match self.append(now, account, event) {
             Ok(serial) => {
                 if let Ok(log) = self.accounts.log_mut(account) {
                     log.remember(now, post.post_id, serial);
                 }
-                self.say(slot, Say::Posted { request: post.request, serial });
+                self.answer_to(slot, from, Say::Posted { request: post.request, serial });
             }
             Err(PublishError::Closed | PublishError::Capacity { .. }) => {
-                self.fail(slot, post.request, Code::UNAVAILABLE, Duration::ZERO);
+                self.fail(slot, from, post.request, Code::UNAVAILABLE, Duration::ZERO);
             }
-            Err(_) => self.fail(slot, post.request, Code::BAD_REQUEST, Duration::ZERO),
+            Err(_) => self.fail(slot, from, post.request, Code::BAD_REQUEST, Duration::ZERO),
         }
     }
+}
+
+/// Where a packet came from, and how large it was.
+#[derive(Clone, Copy, Debug)]
+struct From {
+    path: Path,
+    size: usize,
+}
+
+/// Whether a message only asks about the path it comes from, which need not be the connection's.
+fn is_probe(fragment: &[u8]) -> bool {
+    fragment.first().is_some_and(|ty| *ty == ENDPOINT_REQUEST)
 }
 
 /// The event in a Post, if it keeps the limits.

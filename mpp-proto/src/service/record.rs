@@ -152,6 +152,16 @@ pub(super) struct Ids {
     pub(super) told: Serial,
 }
 
+impl Ids {
+    /// The next identifier is used from now on, if there is one.
+    pub(super) fn retire_identifier(&mut self) {
+        if self.device[1] != [0; 8] {
+            self.device.rotate_left(1);
+            self.device[MAX_DEVICE_IDENTIFIERS - 1] = [0; 8];
+        }
+    }
+}
+
 /// Whose it is, and what it asked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Owner {
@@ -266,6 +276,12 @@ impl Table {
         hot.port = path.remote.port();
         hot.link = path.link;
         hot.local = local;
+    }
+
+    /// Whether this is the connection's path.
+    pub(super) fn is_path(&self, slot: u32, path: &Path) -> bool {
+        let hot = &self.hot[slot];
+        path.link == hot.link && path.remote == hot.remote() && path.local == self.locals.get(hot.local)
     }
 
     pub(super) fn path(&self, slot: u32) -> Path {

@@ -8,7 +8,8 @@ use crate::crypto::{PacketKeys, seal_packet};
 use crate::time::Instant;
 use crate::wire::{
     AEAD_TAG, Close, DEVICE_IDENTIFIER, Direction, Emit, EndpointResponse, Failure, HEADER, Header,
-    PacketExtension, Posted, SliceSink, Status, Subscribed, emit_plaintext_head,
+    MIN_PACKET, PacketExtension, Posted, RESET_TOKEN, SERVICE_IDENTIFIER, SliceSink, Status, Subscribed,
+    emit_plaintext_head,
 };
 
 /// Stores that a Status lists at most, so that it fits one packet.
@@ -46,17 +47,22 @@ impl Service {
                 room[..bytes.len()].copy_from_slice(&bytes);
                 (path, bytes.len())
             }
-            Out::Say { slot, generation, say } => {
+            Out::Say { slot, generation, to, say } => {
                 let hot = &self.table.hot[slot];
                 let alive = hot.is_live() || hot.state == State::Closing;
                 if !alive || hot.generation != generation {
                     return;
                 }
-                let path = match say {
-                    Say::Endpoint { path, .. } => path,
-                    _ => self.table.path(slot),
+                let path = to.unwrap_or_else(|| self.table.path(slot));
+                let len = self.write_say(now, slot, say, room);
+                let allowed = match say {
+                    Say::Endpoint { size, .. } => len <= size,
+                    _ => to.is_none_or(|to| self.table.is_path(slot, &to) || self.may_send(slot, &to, len)),
                 };
-                (path, self.write_say(now, slot, say, room))
+                if !allowed {
+                    return;
+                }
+                (path, len)
             }
         };
         self.stats.packets_sent += 1;
@@ -98,9 +104,24 @@ impl Service {
                 &Failure { request, code, retry_after, detail: "" },
                 room,
             ),
-            Say::Endpoint { request, path } => {
+            Say::Endpoint { request, path, .. } => {
                 let response = EndpointResponse { request, endpoint: path.remote };
                 self.seal_message(slot, &header, &[], &response, room)
+            }
+            Say::Challenge { challenge, pad } => {
+                let challenge = [PacketExtension::PathChallenge(challenge)];
+                let least = if pad { MIN_PACKET } else { 0 };
+                let identifier = self.table.ids[slot].device[0];
+                seal(&self.table.seal_keys(slot), identifier, &header, room, &challenge, (0, least), |_| {})
+            }
+            Say::Identifier => {
+                let id = self.connection_id(slot);
+                let identifier = self.identifiers.issue(id, &mut self.rng);
+                let mut value = [0; SERVICE_IDENTIFIER + RESET_TOKEN];
+                value[..SERVICE_IDENTIFIER].copy_from_slice(&identifier);
+                value[SERVICE_IDENTIFIER..].copy_from_slice(&self.identifiers.reset_token(&identifier));
+                let issued = [PacketExtension::Identifiers(&value)];
+                self.seal_message(slot, &header, &issued, &Nothing, room)
             }
             Say::Close { code, retry_after } => {
                 let close = PacketExtension::Close(Close { code, reason: "", retry_after });
@@ -124,7 +145,7 @@ impl Service {
             header,
             room,
             extensions,
-            message.emitted_len(),
+            (message.emitted_len(), 0),
             |out| {
                 message.write_range(0, out);
             },
@@ -148,16 +169,17 @@ pub(super) fn seal_fragment(
     len: usize,
     fragment: impl FnOnce(&mut [u8]),
 ) -> usize {
-    seal(keys, identifier, header, room, &[], len, fragment)
+    seal(keys, identifier, header, room, &[], (len, 0), fragment)
 }
 
+/// [`seal_fragment`] with extensions, and with padding to `least` bytes.
 fn seal(
     keys: &PacketKeys<'_>,
     identifier: [u8; DEVICE_IDENTIFIER],
     header: &Header,
     room: &mut [u8],
     extensions: &[PacketExtension<'_>],
-    len: usize,
+    (len, least): (usize, usize),
     fragment: impl FnOnce(&mut [u8]),
 ) -> usize {
     let start = DEVICE_IDENTIFIER + HEADER;
@@ -165,8 +187,10 @@ fn seal(
     let mut sink = SliceSink::new(&mut room[start..]);
     emit_plaintext_head(&mut sink, extensions, len);
     let head = sink.finish().expect("the head of a packet fits");
-    let end = start + head + len;
-    fragment(&mut room[start + head..end]);
+    let message_end = start + head + len;
+    fragment(&mut room[start + head..message_end]);
+    let end = message_end.max(least.saturating_sub(AEAD_TAG));
+    room[message_end..end].fill(0);
     let packet = &mut room[..end + AEAD_TAG];
     seal_packet(keys, packet, DEVICE_IDENTIFIER, header.encode(), header.nonce_input());
     packet.len()

@@ -26,6 +26,10 @@ pub struct ServiceStats {
     pub refused: u64,
     /// Connections confirmed.
     pub connects: u64,
+    /// Times a packet of a device came from elsewhere and the path was challenged.
+    pub suggested: u64,
+    /// Times a device was followed to another path.
+    pub migrations: u64,
     /// Stateless resets sent.
     pub resets: u64,
     /// Events published.

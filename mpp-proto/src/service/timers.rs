@@ -6,11 +6,12 @@ use core::time::Duration;
 use super::event::{CloseReason, ServiceEvent};
 use super::notify::Sending;
 use super::outbox::Say;
+use super::paths::Validation;
 use super::record::{Hot, State, flag};
 use super::{Progress, Service};
 use crate::pool::{Chunks, Slab};
 use crate::time::Instant;
-use crate::wheel::{Node, Nodes, deadline, tick_floor};
+use crate::wheel::{Node, Nodes, Wheel, deadline, tick_floor};
 use crate::wire::Code;
 
 /// How long an overdue device is given to answer each of two questions.
@@ -19,16 +20,23 @@ const OVERDUE: Duration = Duration::from_secs(1);
 const LEASE_GRACE: Duration = Duration::from_secs(5);
 /// In a key of the wheel: the timer of a [`Sending`], not of a record.
 const SENDING: u32 = 1 << 30;
+/// Or that of a [`Validation`].
+const VALIDATION: u32 = 1 << 29;
 
 /// The timers of the wheel live in the records and in what is being sent.
 struct Timers<'a> {
     hot: &'a mut Chunks<Hot>,
     sendings: &'a mut Slab<Sending>,
+    validations: &'a mut Slab<Validation>,
 }
 
 impl Nodes for Timers<'_> {
     fn node(&mut self, key: u32) -> &mut Node {
-        if key & SENDING == 0 { &mut self.hot[key].timer } else { &mut self.sendings[key & !SENDING].timer }
+        match key & (SENDING | VALIDATION) {
+            SENDING => &mut self.sendings[key & !SENDING].timer,
+            VALIDATION => &mut self.validations[key & !VALIDATION].timer,
+            _ => &mut self.hot[key].timer,
+        }
     }
 }
 
@@ -37,12 +45,12 @@ impl Service {
     pub fn handle_timeout(&mut self, now: Instant, budget: NonZeroUsize) -> Progress {
         self.now = self.now.max(now);
         for _ in 0..budget.get() {
-            let mut timers = Timers { hot: &mut self.table.hot, sendings: &mut self.sendings };
-            let Some(key) = self.wheel.expire(&mut timers, tick_floor(now)) else { return Progress::Done };
-            if key & SENDING == 0 {
-                self.record_timer(now, key);
-            } else {
-                self.sending_timer(now, key & !SENDING);
+            let (wheel, mut timers) = self.timers();
+            let Some(key) = wheel.expire(&mut timers, tick_floor(now)) else { return Progress::Done };
+            match key & (SENDING | VALIDATION) {
+                SENDING => self.sending_timer(now, key & !SENDING),
+                VALIDATION => self.validation_timer(now, key & !VALIDATION),
+                _ => self.record_timer(now, key),
             }
         }
         Progress::More
@@ -50,19 +58,35 @@ impl Service {
 
     /// Sets the timer of a record.
     pub(super) fn schedule(&mut self, slot: u32, at: Instant, now: Instant) {
-        let mut timers = Timers { hot: &mut self.table.hot, sendings: &mut self.sendings };
-        self.wheel.schedule(&mut timers, slot, deadline(at, now));
+        let (wheel, mut timers) = self.timers();
+        wheel.schedule(&mut timers, slot, deadline(at, now));
     }
 
     /// Sets the timer of what is being sent.
     pub(super) fn schedule_sending(&mut self, sending: u32, at: Instant, now: Instant) {
-        let mut timers = Timers { hot: &mut self.table.hot, sendings: &mut self.sendings };
-        self.wheel.schedule(&mut timers, sending | SENDING, deadline(at, now));
+        let (wheel, mut timers) = self.timers();
+        wheel.schedule(&mut timers, sending | SENDING, deadline(at, now));
+    }
+
+    /// Sets the timer of a validation.
+    pub(super) fn schedule_validation(&mut self, validation: u32, at: Instant, now: Instant) {
+        let (wheel, mut timers) = self.timers();
+        wheel.schedule(&mut timers, validation | VALIDATION, deadline(at, now));
+    }
+
+    pub(super) fn cancel_validation(&mut self, validation: u32) {
+        let (wheel, mut timers) = self.timers();
+        wheel.cancel(&mut timers, validation | VALIDATION);
+    }
+
+    fn timers(&mut self) -> (&mut Wheel, Timers<'_>) {
+        let Self { wheel, table, sendings, validations, .. } = self;
+        (wheel, Timers { hot: &mut table.hot, sendings, validations: &mut validations.slab })
     }
 
     pub(super) fn cancel_sending(&mut self, sending: u32) {
-        let mut timers = Timers { hot: &mut self.table.hot, sendings: &mut self.sendings };
-        self.wheel.cancel(&mut timers, sending | SENDING);
+        let (wheel, mut timers) = self.timers();
+        wheel.cancel(&mut timers, sending | SENDING);
     }
 
     fn record_timer(&mut self, now: Instant, slot: u32) {
@@ -89,7 +113,7 @@ impl Service {
         let hot = &mut self.table.hot[slot];
         hot.state = state;
         let generation = hot.generation;
-        self.outbox.say(slot, generation, Say::Status { request: None });
+        self.outbox.say(slot, generation, None, Say::Status { request: None });
         self.schedule(slot, now + OVERDUE, now);
     }
 
@@ -122,7 +146,7 @@ impl Service {
         let code = CloseReason::unpack(self.table.hot[slot].closing).code();
         let retry_after = if code == Code::UNAVAILABLE { self.retry_after() } else { Duration::ZERO };
         let generation = self.table.hot[slot].generation;
-        self.outbox.say(slot, generation, Say::Close { code, retry_after });
+        self.outbox.say(slot, generation, None, Say::Close { code, retry_after });
     }
 
     /// Closes every connection of an account.
@@ -139,6 +163,7 @@ impl Service {
     /// Takes a record out of all lists, so that nothing is sent to it any more.
     fn detach(&mut self, slot: u32) {
         self.drop_sending(slot);
+        self.drop_validation(slot);
         self.ready.remove(&mut self.table.hot, slot);
         let hot = &self.table.hot[slot];
         if hot.state == State::HalfOpen {
@@ -155,8 +180,8 @@ impl Service {
         if self.table.hot[slot].state != State::Closing {
             self.detach(slot);
         }
-        let mut timers = Timers { hot: &mut self.table.hot, sendings: &mut self.sendings };
-        self.wheel.cancel(&mut timers, slot);
+        let (wheel, mut timers) = self.timers();
+        wheel.cancel(&mut timers, slot);
         let hot = &mut self.table.hot[slot];
         hot.state = State::Ended;
         if let Some(reason) = reason {

@@ -47,6 +47,7 @@ pub(crate) use exchange::{
 };
 pub(crate) use ext::{ExtensionList, Items};
 pub(crate) use header::{Ack, Direction, Header};
+pub(crate) use message::ty::ENDPOINT_REQUEST;
 pub(crate) use message::{
     Acknowledge, Connect, ConnectResponse, EndpointRequest, EndpointResponse, ErrorBody, Failure, Heartbeat,
     Message, Post, Posted, Subscribe, Subscribed,
