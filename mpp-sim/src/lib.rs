@@ -11,6 +11,7 @@
 //! | [`Conditions`], [`Network`] | what happens to packets; capture, observers (attackers, middleboxes), injection |
 //! | [`model`] | the judge of delivery; shares no code with the protocol |
 //! | [`Rng`], [`Trace`] | chance that repeats; a fingerprint by which two runs are compared |
+//! | [`each_seed`] | one test over many seeds, and again over the one that failed |
 //!
 //! # A test of your own
 //! ```
@@ -47,6 +48,7 @@ pub mod model;
 mod network;
 mod post;
 mod rng;
+mod seeds;
 mod trace;
 mod world;
 
@@ -55,5 +57,6 @@ pub use network::{
 };
 pub use post::Post;
 pub use rng::Rng;
+pub use seeds::each_seed;
 pub use trace::Trace;
 pub use world::{App, DeviceHandle, Drive, Entry, Record, Restart, ServiceHandle, World};

@@ -436,6 +436,16 @@ impl World {
         self.pump_device(device.0);
     }
 
+    /// Kills a device for good, and forgets its log and what it kept: for scenarios with very many devices.
+    pub fn remove(&mut self, device: DeviceHandle) {
+        let node = &mut self.devices[device.0 as usize];
+        node.machine = None;
+        node.resume = None;
+        node.log = Vec::new();
+        node.close_sockets(&mut self.addresses);
+        self.pump_device(device.0);
+    }
+
     /// Starts a killed device with what it kept.
     pub fn restore(&mut self, device: DeviceHandle) {
         let resume = self.devices[device.0 as usize].resume.clone();
