@@ -197,6 +197,7 @@ impl World {
             machine: None,
             config: Arc::new(config),
             addresses,
+            heads: Vec::new(),
             log: Vec::new(),
             ledger: BTreeMap::new(),
             batch: TransmitBatch::new(64),
@@ -252,21 +253,21 @@ impl World {
 
     /// Kills a service: it says nothing to anybody.
     pub fn stop_service(&mut self, service: ServiceHandle) {
-        self.services[service.0 as usize].machine = None;
+        let node = &mut self.services[service.0 as usize];
+        if let Some(machine) = node.machine.take() {
+            let channels = self.channels.range((service.0, AccountId([0; 16]))..=(service.0, MAX_ACCOUNT));
+            node.heads = channels.filter_map(|((_, account), _)| machine.head(account)).collect();
+        }
         self.pump_service(service.0);
     }
 
     /// Kills a service, if it runs, and starts it again in the same instant.
     pub fn restart_service(&mut self, service: ServiceHandle, keep: Restart) {
+        self.stop_service(service);
         let index = service.0;
         let node = &mut self.services[index as usize];
-        let mut heads = Vec::new();
-        for ((_, account), channel) in
-            self.channels.range_mut((index, AccountId([0; 16]))..=(index, MAX_ACCOUNT))
-        {
-            if keep.heads {
-                heads.extend(node.machine.as_ref().and_then(|m| m.head(account)));
-            }
+        let heads = std::mem::take(&mut node.heads);
+        for (_, channel) in self.channels.range_mut((index, AccountId([0; 16]))..=(index, MAX_ACCOUNT)) {
             channel.restart(self.now, keep.heads);
         }
         if !keep.secret {
@@ -276,7 +277,7 @@ impl World {
             node.config = Arc::new(config);
         }
         self.boot_service(index);
-        for head in heads {
+        for head in heads.into_iter().filter(|_| keep.heads) {
             self.with_service(service, |s, _| s.restore(head))
                 .expect("room for a channel that there was room for");
         }

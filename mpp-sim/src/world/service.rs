@@ -6,8 +6,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use mpp_proto::{
-    AccountId, Datagram, Disposition, Instant, LinkId, Path, Progress, Service, ServiceConfig, ServiceEvent,
-    TransmitBatch,
+    AccountHead, AccountId, Datagram, Disposition, Instant, LinkId, Path, Progress, Service, ServiceConfig,
+    ServiceEvent, TransmitBatch,
 };
 
 use super::Spot;
@@ -42,6 +42,8 @@ pub(super) struct ServiceNode {
     pub(super) config: Arc<ServiceConfig>,
     /// By link number.
     pub(super) addresses: Vec<SocketAddr>,
+    /// The heads of its channels when it was last stopped, as a durable store would have them.
+    pub(super) heads: Vec<AccountHead>,
     pub(super) log: Vec<(Instant, ServiceEvent)>,
     pub(super) ledger: BTreeMap<SocketAddr, Ledger>,
     pub(super) batch: TransmitBatch,
