@@ -337,8 +337,8 @@ impl World {
             issued: self.unix(),
             expiry: self.unix() + Duration::from_secs(30 * 24 * 3600),
         };
-        let fresh = self.seeds.fork(4 << 40 | self.minted).bytes32();
-        self.ticket_key.mint(&spec, fresh).expect("a ticket within the limits")
+        let fresh = self.seeds.fork((4 << 40) | self.minted).bytes32();
+        self.ticket_key.mint(&spec, &fresh).expect("a ticket within the limits")
     }
 
     /// Starts a device that has nothing kept. It begins to connect at once.
