@@ -1,6 +1,6 @@
 //! The judgement.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,7 +41,15 @@ struct Filter {
 struct Announced {
     stores: StoreSet,
     at: Instant,
-    generation: usize,
+    /// Announcements name no generation: `None` if it could belong to several.
+    generation: Option<usize>,
+    position: u64,
+}
+
+/// How far a life of the device has got. Positions of one generation never go back, so one that does is of another.
+#[derive(Clone, Copy, Default)]
+struct Line {
+    generation: Option<usize>,
     position: u64,
 }
 
@@ -57,8 +65,10 @@ struct Judge<'a> {
     changes: Vec<Announced>,
     /// Generations of which the device knew.
     known: BTreeSet<usize>,
-    /// The highest position given in this life, and its generation.
-    high: Option<(usize, u64)>,
+    /// The position given last in this life.
+    line: Line,
+    /// For each generation, up to where it has been judged what was passed over.
+    passed: BTreeMap<usize, u64>,
     /// What the application has surely dealt with.
     taken: u64,
     /// `taken` when the present connection began: what it can have told the service at most.
@@ -83,7 +93,8 @@ impl<'a> Judge<'a> {
             gaps: Vec::new(),
             changes: Vec::new(),
             known: BTreeSet::new(),
-            high: None,
+            line: Line::default(),
+            passed: BTreeMap::new(),
             taken: 0,
             resumed_from: 0,
             connected_at: None,
@@ -121,18 +132,16 @@ impl<'a> Judge<'a> {
                 if !stores.iter().all(|s| self.posted_by(at).any(|p| p.store == s)) {
                     self.faults.push(Fault::NeedlessChange { at, stores: *stores });
                 }
-                let generation = self.generation_of_announcement(at);
+                let generation = self.announcement(at, *position);
                 self.changes.push(Announced { stores: *stores, at, generation, position: *position });
-                self.rise(generation, *position);
             }
             Sight::Gap { stores, position } => {
                 self.tally.gaps += 1;
                 if !self.gap_is_needed(at) {
                     self.faults.push(Fault::NeedlessGap { at, stores: *stores });
                 }
-                let generation = self.generation_of_announcement(at);
+                let generation = self.announcement(at, *position);
                 self.gaps.push(Announced { stores: *stores, at, generation, position: *position });
-                self.rise(generation, *position);
             }
         }
     }
@@ -140,7 +149,8 @@ impl<'a> Judge<'a> {
     /// What the device forgot by this start, it has to be told again.
     fn start(&mut self, at: Instant, kept: Option<(&mpp_proto::Epoch, u64)>) {
         self.started_at = at;
-        self.high = None;
+        self.line = Line::default();
+        self.passed.clear();
         self.connected_at = None;
         let kept = kept.filter(|(epoch, _)| **epoch != mpp_proto::Epoch::NONE);
         self.fresh = kept.is_none();
@@ -155,10 +165,14 @@ impl<'a> Judge<'a> {
         };
         // An epoch in which nothing was posted is none of the channel's: nothing of it can be forgotten.
         if let Some(g) = self.channel.generations.iter().position(|known| known.epoch == Some(*epoch)) {
-            let before = |generation: usize, p: u64| generation < g || generation == g && p <= position;
-            self.given.retain(|(generation, serial)| before(*generation, *serial));
-            self.changes.retain(|c| before(c.generation, c.position));
-            self.gaps.retain(|c| before(c.generation, c.position));
+            self.given.retain(|given| *given <= (g, position));
+            let kept = |a: &Announced| {
+                a.generation.is_none_or(|generation| (generation, a.position) <= (g, position))
+            };
+            self.changes.retain(kept);
+            self.gaps.retain(kept);
+            self.passed.insert(g, position);
+            self.line = Line { generation: Some(g), position };
             self.known.retain(|generation| *generation <= g);
         }
     }
@@ -210,18 +224,19 @@ impl<'a> Judge<'a> {
         if !self.given.insert((posted.generation, serial)) {
             self.faults.push(Fault::Twice { at, serial });
         }
-        match self.high {
-            Some((generation, after))
-                if posted.generation < generation || posted.generation == generation && serial <= after =>
-            {
-                self.faults.push(Fault::OutOfOrder { at, serial, after });
-            }
-            _ => {}
+        let after = self.line.position;
+        let late = match self.line.generation {
+            Some(generation) => (posted.generation, serial) <= (generation, after),
+            None => serial <= after,
+        };
+        if late {
+            self.faults.push(Fault::OutOfOrder { at, serial, after });
         }
         if position < serial {
             self.faults.push(Fault::BadPosition { at, serial, position });
         }
-        self.rise(posted.generation, position);
+        self.line = Line { generation: Some(posted.generation), position };
+        self.pass(seen, posted.generation, serial);
         if posted.fleeting {
             if self.connected_at.is_some_and(|c| c > posted.at + CONNECTING) {
                 self.faults.push(Fault::Late { at, serial });
@@ -239,14 +254,43 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn rise(&mut self, generation: usize, position: u64) {
-        self.high = self.high.max(Some((generation, position)));
+    /// Follows the position of an announcement, and says to which generation it belongs if that is certain.
+    fn announcement(&mut self, at: Instant, position: u64) -> Option<usize> {
+        if position < self.line.position {
+            self.line.generation = None;
+        }
+        self.line.position = position;
+        if self.channel.generation_at(at) == 0 { Some(0) } else { self.line.generation }
     }
 
-    /// An announcement names no generation: it belongs to the newest of which the device can know.
-    fn generation_of_announcement(&self, at: Instant) -> usize {
-        let known = self.known.last().copied().unwrap_or_default();
-        known.min(self.channel.generation_at(at))
+    /// An event is given only when everything before it has been dealt with: whatever was passed over has to be
+    /// explained by now, not by a gap that is announced some day.
+    fn pass(&mut self, seen: &Seen, generation: usize, serial: u64) {
+        let from = self.passed.insert(generation, serial).unwrap_or(0);
+        let start = self.channel.posted.partition_point(|p| (p.generation, p.serial) <= (generation, from));
+        let passed = self.channel.posted[start..].iter();
+        for posted in passed.take_while(|p| (p.generation, p.serial) < (generation, serial)) {
+            if !self.is_explained(seen, posted) {
+                let Posted { serial: skipped, store, .. } = *posted;
+                self.faults.push(Fault::PassedOver { at: seen.at, serial, skipped, store });
+            }
+        }
+    }
+
+    fn is_explained(&self, seen: &Seen, posted: &Posted) -> bool {
+        let Seen { at, unix, .. } = *seen;
+        let told =
+            |list: &[Announced]| list.iter().any(|a| a.at >= posted.at && a.stores.contains(posted.store));
+        let mut in_force =
+            self.filters.iter().filter(|f| f.from <= at && f.to.is_none_or(|to| to >= posted.at));
+        self.given.contains(&(posted.generation, posted.serial))
+            || posted.fleeting
+            || told(&self.gaps)
+            || posted.payload.is_none()
+                && (told(&self.changes) || self.posted_by(at).any(|p| p.renews(posted)))
+            || posted.expires <= unix + self.end.slack
+            || in_force.any(|f| !f.stores.contains(posted.store))
+            || posted.key.is_some() && self.posted_by(at).any(|p| p.supersedes(posted))
     }
 
     /// Whether something can have been lost that this device was owed.
@@ -268,7 +312,6 @@ impl<'a> Judge<'a> {
         for posted in &self.channel.posted {
             let Posted { generation, serial, store, at, .. } = *posted;
             let announced = |list: &[Announced]| list.iter().any(|a| a.at >= at && a.stores.contains(store));
-            let later = |p: &&Posted| p.generation == generation && p.serial > serial;
             let count = if self.given.contains(&(generation, serial)) {
                 &mut self.tally.delivered
             } else if posted.payload.is_none() && announced(&self.changes) {
@@ -279,9 +322,7 @@ impl<'a> Judge<'a> {
                 &mut self.tally.filtered
             } else if posted.fleeting {
                 &mut self.tally.fleeting
-            } else if posted.key.is_some()
-                && self.channel.posted.iter().filter(later).any(|p| p.store == store && p.key == posted.key)
-            {
+            } else if posted.key.is_some() && self.channel.posted.iter().any(|p| p.supersedes(posted)) {
                 &mut self.tally.superseded
             } else if posted.expires <= self.end.unix {
                 &mut self.tally.expired

@@ -68,6 +68,24 @@ pub struct Posted {
     pub key: Option<Vec<u8>>,
 }
 
+impl Posted {
+    /// Whether it says the same as `older`, which had no payload either: that the store changed.
+    fn renews(&self, older: &Self) -> bool {
+        self.payload.is_none()
+            && self.store == older.store
+            && (self.generation, self.serial) > (older.generation, older.serial)
+    }
+
+    /// Whether it takes the place of `older`.
+    fn supersedes(&self, older: &Self) -> bool {
+        self.generation == older.generation
+            && self.serial > older.serial
+            && self.store == older.store
+            && self.key.is_some()
+            && self.key == older.key
+    }
+}
+
 /// What happened to a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Channel {
@@ -237,6 +255,17 @@ pub enum Fault {
         /// Its serial.
         serial: u64,
         /// Its store.
+        store: StoreId,
+    },
+    /// An event came, and one before it had not come, and nothing explains that at this time.
+    PassedOver {
+        /// When.
+        at: Instant,
+        /// The serial of the event that came.
+        serial: u64,
+        /// The serial of the one that did not.
+        skipped: u64,
+        /// The store of the one that did not.
         store: StoreId,
     },
     /// An event came that was never posted like this.

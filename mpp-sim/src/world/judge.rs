@@ -35,7 +35,15 @@ impl World {
                 Ok(tally) => sum += tally,
                 Err(faults) => {
                     let log = self.log(device).iter().fold(String::new(), |s, e| s + &format!("\n  {e:?}"));
-                    panic!("seed {}: {device:?}: {faults:?}{log}", self.seed());
+                    let (seed, at) = (self.seed(), self.now());
+                    let state = self.device(device).map(|d| d.state());
+                    let node = &self.devices[device.0 as usize];
+                    let account = AccountId::of(node.ticket.account());
+                    let service = self.services[node.home].machine.as_ref();
+                    let status = service.and_then(|s| {
+                        s.devices(at, &account).find(|status| status.device == node.ticket.device())
+                    });
+                    panic!("seed {seed}: {device:?}, {state:?} at {at:?}: {faults:?}{log}\n  {status:?}");
                 }
             }
         }
