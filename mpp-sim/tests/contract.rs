@@ -78,7 +78,7 @@ fn rule_1_no_deadline_is_ever_stale() {
 fn rule_2_early_calls_change_nothing() {
     each_seed(2, |seed| {
         let (lazy, busy) = (eventful(seed, Drive::AtDeadlines), eventful(seed, Drive::EveryMillisecond));
-        assert!(lazy.0.packets() > 2000, "{:?}", lazy.0);
+        assert!(lazy.0.packets() > 1500, "{:?}", lazy.0);
         assert_eq!(lazy.1, busy.1, "what the applications saw");
         assert_eq!((lazy.0, lazy.2), (busy.0, busy.2));
     });

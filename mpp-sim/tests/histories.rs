@@ -183,14 +183,14 @@ fn a_history_with_an_event_removed_doubled_or_swapped_is_refused() {
                 twice.insert(i + 1, seen[i].clone());
                 assert!(judge(&channel, &twice, &end).is_err(), "{device:?}: sight {i} doubled");
                 doubled += 1;
-                if i + 1 < seen.len() && event(&(i + 1)) {
+                let next = (i + 1..seen.len()).find(|j| !matches!(seen[*j].sight, Sight::Taken(_)));
+                if let Some(next) = next.filter(event) {
                     let mut wrong = seen.clone();
-                    wrong[i].sight = seen[i + 1].sight.clone();
-                    wrong[i + 1].sight = seen[i].sight.clone();
+                    wrong[i].sight = seen[next].sight.clone();
+                    wrong[next].sight = seen[i].sight.clone();
                     assert!(
                         judge(&channel, &wrong, &end).is_err(),
-                        "{device:?}: sights {i} and {} swapped",
-                        i + 1
+                        "{device:?}: sights {i} and {next} swapped"
                     );
                     swapped += 1;
                 }
@@ -201,5 +201,5 @@ fn a_history_with_an_event_removed_doubled_or_swapped_is_refused() {
             }
         }
     });
-    assert!(doubled > 100 && swapped > 10 && removed > doubled / 4, "{removed} {doubled} {swapped}");
+    assert!(doubled > 1000 && swapped > 500 && removed > doubled / 3, "{removed} {doubled} {swapped}");
 }

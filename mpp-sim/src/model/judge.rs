@@ -61,6 +61,8 @@ struct Judge<'a> {
     filters: Vec<Filter>,
     /// Events given and not forgotten: (generation, serial).
     given: BTreeSet<(usize, u64)>,
+    /// Those of them that may come again once, because it is not known whether the device forgot them.
+    repeatable: BTreeSet<(usize, u64)>,
     gaps: Vec<Announced>,
     changes: Vec<Announced>,
     /// Generations of which the device knew.
@@ -73,8 +75,8 @@ struct Judge<'a> {
     taken: u64,
     /// `taken` when the present connection began: what it can have told the service at most.
     resumed_from: u64,
-    connected_at: Option<Instant>,
-    /// The first connection of a device that has kept nothing: whatever was before may be announced as lost.
+    first_connected_at: Option<Instant>,
+    /// The first connection of a device that has seen nothing: whatever was before may be announced as lost.
     fresh: bool,
     /// It asked for other stores at some time: whatever was not covered may be announced as lost.
     refiltered: bool,
@@ -90,6 +92,7 @@ impl<'a> Judge<'a> {
             faults: Vec::new(),
             filters: Vec::new(),
             given: BTreeSet::new(),
+            repeatable: BTreeSet::new(),
             gaps: Vec::new(),
             changes: Vec::new(),
             known: BTreeSet::new(),
@@ -97,7 +100,7 @@ impl<'a> Judge<'a> {
             passed: BTreeMap::new(),
             taken: 0,
             resumed_from: 0,
-            connected_at: None,
+            first_connected_at: None,
             fresh: true,
             refiltered: false,
             started_at: Instant::ZERO,
@@ -116,9 +119,9 @@ impl<'a> Judge<'a> {
                     // Connect carried this filter; one that was asked for since may or may not be in force.
                     self.confirm(at);
                 }
-                self.fresh &= self.connected_at.is_none() || self.taken == 0;
+                self.fresh &= self.first_connected_at.is_none() || self.taken == 0;
                 self.resumed_from = self.taken;
-                self.connected_at = Some(at);
+                self.first_connected_at = self.first_connected_at.or(Some(at));
             }
             Sight::Taken(position) => self.taken = *position,
             Sight::Event { serial, position, store, expires, key, payload } => {
@@ -151,9 +154,10 @@ impl<'a> Judge<'a> {
         self.started_at = at;
         self.line = Line::default();
         self.passed.clear();
-        self.connected_at = None;
+        self.first_connected_at = None;
         let kept = kept.filter(|(epoch, _)| **epoch != mpp_proto::Epoch::NONE);
-        self.fresh = kept.is_none();
+        // A channel in which nothing was posted may have been forgotten and begun again.
+        self.fresh = kept.is_none_or(|(_, position)| position == 0);
         self.taken = kept.map_or(0, |(_, position)| position);
         self.resumed_from = self.taken;
         let Some((epoch, position)) = kept else {
@@ -163,7 +167,6 @@ impl<'a> Judge<'a> {
             self.known.clear();
             return;
         };
-        // An epoch in which nothing was posted is none of the channel's: nothing of it can be forgotten.
         if let Some(g) = self.channel.generations.iter().position(|known| known.epoch == Some(*epoch)) {
             self.given.retain(|given| *given <= (g, position));
             let kept = |a: &Announced| {
@@ -221,7 +224,8 @@ impl<'a> Judge<'a> {
     fn event(&mut self, seen: &Seen, posted: &Posted, position: u64, expires: UnixTime) {
         let Seen { at, unix, .. } = *seen;
         let serial = posted.serial;
-        if !self.given.insert((posted.generation, serial)) {
+        let this = (posted.generation, serial);
+        if !self.given.insert(this) && !self.repeatable.remove(&this) {
             self.faults.push(Fault::Twice { at, serial });
         }
         let after = self.line.position;
@@ -238,7 +242,8 @@ impl<'a> Judge<'a> {
         self.line = Line { generation: Some(posted.generation), position };
         self.pass(seen, posted.generation, serial);
         if posted.fleeting {
-            if self.connected_at.is_some_and(|c| c > posted.at + CONNECTING) {
+            // Only the life's first connection counts: after a later one it may have waited in the device's queue.
+            if self.first_connected_at.is_some_and(|c| c > posted.at + CONNECTING) {
                 self.faults.push(Fault::Late { at, serial });
             }
         } else if expires.as_millis().abs_diff(posted.expires.as_millis()) > 2
@@ -308,7 +313,8 @@ impl<'a> Judge<'a> {
 
     /// Judges what did not come.
     fn close(&mut self) {
-        let asked = self.filters.last().map(|f| f.stores).unwrap_or_default();
+        // While it is not known which of several filters is in force, only what all of them ask for is owed.
+        let in_force = || self.filters.iter().filter(|f| f.to.is_none());
         for posted in &self.channel.posted {
             let Posted { generation, serial, store, at, .. } = *posted;
             let announced = |list: &[Announced]| list.iter().any(|a| a.at >= at && a.stores.contains(store));
@@ -318,7 +324,7 @@ impl<'a> Judge<'a> {
                 &mut self.tally.changed
             } else if !self.known.contains(&generation) {
                 &mut self.tally.unknown
-            } else if !asked.contains(store) {
+            } else if !in_force().all(|f| f.stores.contains(store)) {
                 &mut self.tally.filtered
             } else if posted.fleeting {
                 &mut self.tally.fleeting

@@ -316,6 +316,7 @@ fn an_event_for_the_present_does_not_come_to_later_connections() {
     case.post(1, &payload(1).ttl(Duration::ZERO));
     assert_eq!(case.judge().unwrap().fleeting, 1);
     case.ms += 20_000;
+    case.see(Sight::Started(Some((Epoch([1; 8]), 0))));
     case.see(Sight::Connected);
     case.give();
     case.refuses(|f| matches!(f, Fault::Late { .. }));

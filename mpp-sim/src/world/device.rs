@@ -234,7 +234,7 @@ impl DeviceNode {
     /// When the machine or the application wants to be woken.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let machine = self.machine.as_ref()?;
-        let app = self.app_waits.then_some(self.app_due);
+        let app = (self.app_waits && self.app != App::Stalled).then_some(self.app_due);
         Instant::earliest(machine.poll_timeout().map(|w| w.at), app)
     }
 

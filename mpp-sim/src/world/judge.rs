@@ -10,8 +10,8 @@ use super::device::DeviceNode;
 use super::{DeviceHandle, Record, World};
 use crate::model::{Channel, End, Fault, Seen, Sight, Tally, judge};
 
-/// How far a device's idea of the service's time may be off: more than any round trip of a scenario.
-const SLACK: Duration = Duration::from_secs(2);
+/// How far a device's idea of the service's time may be off: half of an exchange whose first packets were lost.
+const SLACK: Duration = Duration::from_secs(5);
 
 impl World {
     /// Lets the [model](crate::model) judge what the application of a device saw. That nothing is missing is judged
@@ -70,22 +70,25 @@ fn seen(node: &DeviceNode) -> Vec<Seen> {
     // gap pass that was not needed, never a missing event.
     let mut given = None;
     let automatic = node.config.acknowledgement == Acknowledgement::Automatic;
-    let mut last_request: Option<RequestId> = None;
+    let mut asked: Option<RequestId> = None;
     for entry in &node.log {
         let mut see = |sight| out.push(Seen { at: entry.at, unix: entry.unix, sight });
         match &entry.record {
             Record::Started(kept) => {
                 given = None;
+                asked = None;
                 see(Sight::Started(kept.as_ref().map(|r| (r.epoch(), r.position().0))));
                 see(Sight::Asked(node.config.filter));
             }
-            Record::Subscribe(stores) => see(Sight::Asked(*stores)),
+            Record::Subscribe(request, stores) => {
+                asked = Some(*request);
+                see(Sight::Asked(*stores));
+            }
             Record::Acknowledged(position) => see(Sight::Taken(position.0)),
             Record::Event(DeviceEvent::Connected(_)) => see(Sight::Connected),
             Record::Event(DeviceEvent::Subscribed { request, .. }) => {
                 // Answers to older requests say nothing of the filter asked for last.
-                if last_request.is_none_or(|last| last <= *request) {
-                    last_request = Some(*request);
+                if asked == Some(*request) {
                     see(Sight::Confirmed);
                 }
             }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use mpp_proto::{DeviceEvent, Instant, Notification, NotificationKind, Resume, Serial, StoreSet, UnixTime};
+use mpp_proto::{
+    DeviceEvent, Instant, Notification, NotificationKind, RequestId, Resume, Serial, StoreSet, UnixTime,
+};
 
 /// A line in the log of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +31,8 @@ pub enum Record {
     Notification(Notification),
     /// The application acknowledged (manual mode).
     Acknowledged(Serial),
-    /// The application asked for these stores.
-    Subscribe(StoreSet),
+    /// The application asked for these stores, by this request.
+    Subscribe(RequestId, StoreSet),
 }
 
 impl Entry {

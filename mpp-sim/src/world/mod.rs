@@ -412,8 +412,8 @@ impl World {
         let (now, unix) = (self.now, self.unix());
         let node = &mut self.devices[device.0 as usize];
         let result = node.machine.as_mut().expect("the device was killed").subscribe(now, filter);
-        if result.is_ok() {
-            node.note(now, unix, Record::Subscribe(filter));
+        if let Ok(request) = result {
+            node.note(now, unix, Record::Subscribe(request, filter));
         }
         self.pump_device(device.0);
         result

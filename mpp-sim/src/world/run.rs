@@ -108,7 +108,13 @@ impl World {
             }
         };
         *wakes = if wakes.0 == now { (now, wakes.1 + 1) } else { (now, 0) };
-        assert!(wakes.1 < MAX_WAKES, "busy loop: {who:?} wants to be woken at {now:?} again and again");
+        if wakes.1 == MAX_WAKES {
+            let why = match who {
+                Spot::Device(i) => self.devices[i as usize].machine.as_ref().and_then(|m| m.poll_timeout()),
+                Spot::Service(i) => self.services[i as usize].machine.as_ref().and_then(|m| m.poll_timeout()),
+            };
+            panic!("busy loop: {who:?} wants to be woken at {now:?} again and again: {why:?}");
+        }
         match who {
             Spot::Device(i) => self.pump_device(i),
             Spot::Service(i) => self.pump_service(i),
