@@ -177,6 +177,9 @@ impl<'a> Judge<'a> {
             self.passed.insert(g, position);
             self.line = Line { generation: Some(g), position };
             self.known.retain(|generation| *generation <= g);
+        } else {
+            // An epoch in which nothing was posted, before or after those that are known: all may be forgotten.
+            self.repeatable.clone_from(&self.given);
         }
     }
 

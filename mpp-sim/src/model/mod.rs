@@ -122,10 +122,15 @@ impl Channel {
         epoch: Option<Epoch>,
         post: &Post,
     ) {
-        let generation = self.generations.len() - 1;
-        if let Some(last) = self.generations.last_mut() {
-            last.epoch = last.epoch.or(epoch);
+        match self.generations.last_mut() {
+            // The service forgot the channel by itself.
+            Some(last) if last.epoch.is_some() && last.epoch != epoch => self.restart(at, false),
+            _ => {}
         }
+        if let Some(last) = self.generations.last_mut() {
+            last.epoch = epoch;
+        }
+        let generation = self.generations.len() - 1;
         self.posted.push(Posted {
             generation,
             serial: serial.0,
