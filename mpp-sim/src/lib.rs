@@ -1,0 +1,62 @@
+//! Mesh Presence Protocol: a simulator.
+//!
+//! The machines of `mpp-proto` do no I/O and read no clock, so a test can be their world: this crate owns many
+//! devices and services, a virtual clock and a seeded network that loses, delays, repeats, reorders and damages
+//! packets, and a [judge](model) that decides whether what each application saw is allowed. An hour passes in
+//! milliseconds, and the same seed gives the same run, byte for byte.
+//!
+//! | module or type | what it is |
+//! |---|---|
+//! | [`World`] | machines, network and clock together; commands, time, logs |
+//! | [`Conditions`], [`Network`] | what happens to packets; capture, observers (attackers, middleboxes), injection |
+//! | [`model`] | the judge of delivery; shares no code with the protocol |
+//! | [`Rng`], [`Trace`] | chance that repeats; a fingerprint by which two runs are compared |
+//! | [`each_seed`] | one test over many seeds, and again over the one that failed |
+//!
+//! # A test of your own
+//! ```
+//! use std::time::Duration;
+//!
+//! use mpp_proto::{DeviceConfig, StoreId};
+//! use mpp_sim::{Conditions, Post, World};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut world = World::new(42);
+//! let bad = Conditions::perfect(Duration::from_millis(40)).loss(0.2).jitter(Duration::from_millis(30));
+//! world.set_default_conditions(bad, bad);
+//!
+//! let service = world.add_service(world.service_config());
+//! let ticket = world.ticket(&[service], "alice@example.com", 1);
+//! let phone = world.add_device(ticket, DeviceConfig::default());
+//! assert!(world.run_until(Duration::from_secs(60), |w| w.is_connected(phone)));
+//!
+//! // The phone is switched off while something happens, and finds it when it is back.
+//! world.kill(phone);
+//! world.publish(service, "alice@example.com", &Post::new(StoreId::INBOUND, "dinner at eight"))?;
+//! world.restore(phone);
+//! world.settle(Duration::from_secs(120));
+//!
+//! let heard: Vec<_> = world.payloads(phone).map(|(_, payload)| payload).collect();
+//! assert_eq!(heard, [b"dinner at eight"]);
+//! // Every event reached every device, or there is an allowed reason why not.
+//! assert_eq!(world.check().delivered, 1);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod model;
+mod network;
+mod post;
+mod rng;
+mod seeds;
+mod trace;
+mod world;
+
+pub use network::{
+    Captured, Conditions, Fate, Loss, Network, NetworkStats, Observer, Packet, RouteId, Verdict,
+};
+pub use post::Post;
+pub use rng::Rng;
+pub use seeds::each_seed;
+pub use trace::Trace;
+pub use world::{App, DeviceHandle, Drive, Entry, Record, Restart, ServiceHandle, World};
