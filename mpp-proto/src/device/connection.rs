@@ -8,7 +8,9 @@ use core::time::Duration;
 
 use super::Deadlines;
 use super::attempt::Agreed;
-use crate::crypto::{ConnectionKeys, PacketKeys, open_header, open_packet, same, seal_packet};
+use crate::crypto::{
+    ConnectionKeys, PacketKeys, device_identifier, open_header, open_packet, same, seal_packet,
+};
 use crate::ids::RequestId;
 use crate::path::LinkId;
 use crate::random::Rng;
@@ -18,24 +20,42 @@ use crate::rud::rtt::{MAX_ACK_DELAY, Rtt};
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
 use crate::wire::{
-    AEAD_TAG, Ack, Close, Code, DEVICE_IDENTIFIER, Direction, Emit, HEADER, Header, PacketExtension,
-    SERVICE_IDENTIFIER, SliceSink, emit_plaintext_head,
+    AEAD_TAG, Ack, Close, Code, DEVICE_IDENTIFIER, Direction, Emit, HEADER, Header, MIN_PACKET,
+    PacketExtension, SERVICE_IDENTIFIER, SliceSink, emit_plaintext_head, service_identifiers,
 };
 
 /// When an unanswered heartbeat is sent again, and after the last time the connection is given up.
 const REPEATS: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(4)];
+/// Packets after which an acknowledgement goes out at once (RFC 9000, section 13.2.2), so that the sender's window moves.
+const ACK_EVERY: u8 = 2;
 /// The shortest time between heartbeats that a device asks for.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Identifiers kept: more than a device on the move uses up between two heartbeats.
+const MAX_SERVICE: usize = 8;
+const MAX_OWN: usize = 8;
+/// Challenges that may wait for their answers.
+const MAX_CHALLENGES: usize = 4;
 
 /// The connection.
 pub(super) struct Connection {
     keys: ConnectionKeys,
-    pub(super) link: LinkId,
+    /// The socket; none while the host opens one on another network.
+    pub(super) link: Option<LinkId>,
     pub(super) remote: SocketAddr,
-    /// Identifiers of the service with their reset tokens; the first is in use.
+    /// Identifiers of the service with their reset tokens; those up to `current` have been used.
     service: Vec<([u8; 16], [u8; 16])>,
-    own: [[u8; DEVICE_IDENTIFIER]; 3],
+    current: usize,
+    /// Identifiers of this device, oldest first, and the last one that the service has used.
+    own: Vec<[u8; DEVICE_IDENTIFIER]>,
+    last_own: [u8; DEVICE_IDENTIFIER],
+    /// One that the service is to be given.
+    issue: Option<[u8; DEVICE_IDENTIFIER]>,
+    /// Challenges to be answered.
+    challenges: Vec<[u8; 8]>,
+    /// The next packet is of full size: it shows what the new path carries.
+    pad: bool,
     next_number: u64,
     window: PacketWindow,
     reassembler: Reassembler,
@@ -55,6 +75,8 @@ pub(super) struct Connection {
 struct PendingAck {
     /// The newest datagram of which an acknowledgement was wanted.
     datagram: Option<u64>,
+    /// Packets that have come since the last acknowledgement.
+    packets: u8,
     due: Option<Instant>,
 }
 
@@ -91,10 +113,15 @@ impl Connection {
         }
         Self {
             keys: agreed.keys,
-            link,
+            link: Some(link),
             remote,
             service: agreed.service,
-            own: agreed.own,
+            current: 0,
+            last_own: agreed.own.first().copied().unwrap_or_default(),
+            own: agreed.own.to_vec(),
+            issue: None,
+            challenges: Vec::new(),
+            pad: false,
             next_number: 0,
             window: PacketWindow::new(),
             reassembler: Reassembler::default(),
@@ -116,7 +143,7 @@ impl Connection {
 
     /// Whether these are the last bytes of a reset of this connection.
     pub(super) fn is_reset(&self, token: &[u8; 16]) -> bool {
-        self.service.iter().fold(false, |is, (_, known)| is | same(known, token))
+        self.service.iter().take(self.current + 1).fold(false, |is, (_, known)| is | same(known, token))
     }
 
     /// Opens a packet in place; unless it is authentic its bytes are left as they were.
@@ -128,6 +155,58 @@ impl Connection {
         let nonce = header.nonce_input();
         let plaintext = open_packet(&keys.key, &keys.iv, packet, DEVICE_IDENTIFIER, &block, nonce).ok()?;
         Some(Opened { header, plaintext })
+    }
+
+    /// An authentic packet came under this identifier. A new one shows that the service has retired the one before, so
+    /// it gets another to keep in store.
+    pub(super) fn note_identifier(&mut self, packet: &[u8], rng: &mut Rng) {
+        let Some(used) = packet.first_chunk::<DEVICE_IDENTIFIER>() else { return };
+        if *used != self.last_own {
+            self.last_own = *used;
+            let fresh = device_identifier(rng);
+            if self.own.len() >= MAX_OWN {
+                self.own.remove(0);
+            }
+            self.own.push(fresh);
+            self.issue = Some(fresh);
+        }
+    }
+
+    /// The service has issued more identifiers.
+    pub(super) fn add_identifiers(&mut self, value: &[u8]) {
+        for issued in service_identifiers(value) {
+            if self.service.len() < MAX_SERVICE {
+                self.service.push(issued);
+            }
+        }
+    }
+
+    /// Notes a challenge, to be answered on the path the device is on.
+    pub(super) fn challenged(&mut self, challenge: [u8; 8]) {
+        if self.challenges.len() < MAX_CHALLENGES {
+            self.challenges.push(challenge);
+        }
+    }
+
+    /// Takes a challenge that waits for its answer.
+    pub(super) fn take_challenge(&mut self) -> Option<[u8; 8]> {
+        self.challenges.pop()
+    }
+
+    /// The device is on another network. What it sends next goes under an identifier that nobody has seen, and shows
+    /// what the new path carries.
+    pub(super) fn leave(&mut self) {
+        self.link = None;
+        self.current = (self.current + 1).min(self.service.len().saturating_sub(1));
+        self.challenges.clear();
+        self.rtt = Rtt::default();
+        self.pad = true;
+    }
+
+    /// There is a socket on the new network: the service hears of it at once.
+    pub(super) fn arrive(&mut self, now: Instant, link: LinkId) {
+        self.link = Some(link);
+        self.heartbeat = Beat::Due(now);
     }
 
     /// Whether a packet was seen before.
@@ -182,7 +261,9 @@ impl Connection {
         let kept = u32::from(self.window.kept(header.number));
         let complete = kept.count_ones() == u32::from(header.count);
         let hole = kept & (kept + 1) != 0;
-        let due = if complete || hole || again { now } else { now + MAX_ACK_DELAY };
+        self.ack.packets = self.ack.packets.saturating_add(1);
+        let enough = self.ack.packets >= ACK_EVERY;
+        let due = if complete || hole || again || enough { now } else { now + MAX_ACK_DELAY };
         self.ack.due = Instant::earliest(self.ack.due, Some(due));
     }
 
@@ -261,32 +342,44 @@ impl Connection {
         Some(request)
     }
 
-    /// Writes a packet; returns its length. It carries the acknowledgement that is waiting, if there is one.
+    /// Writes a packet of at least `least` bytes; returns its length. It carries the acknowledgement that is waiting, if
+    /// there is one.
     pub(super) fn write(
         &mut self,
         out: &mut [u8],
-        extensions: &[PacketExtension<'_>],
+        extension: Option<PacketExtension<'_>>,
         message: Option<&dyn WriteMessage>,
+        least: usize,
     ) -> usize {
         let number = self.next_number;
         self.next_number += 1;
         self.ack.due = None;
+        self.ack.packets = 0;
         let ack = self
             .ack
             .datagram
             .map(|n| Ack { number_low: (n & 0xffff_ffff) as u32, bitmap: self.window.kept(n) });
         let header = Header { ack, ..Header::single(number, Direction::ToResponder) };
         let start = SERVICE_IDENTIFIER + HEADER;
-        let identifier = self.service.first().map_or([0; 16], |(identifier, _)| *identifier);
+        let identifier = self.service.get(self.current).map_or([0; 16], |(identifier, _)| *identifier);
         out[..SERVICE_IDENTIFIER].copy_from_slice(&identifier);
         let len = message.map_or(0, WriteMessage::message_len);
         let mut sink = SliceSink::new(&mut out[start..]);
-        emit_plaintext_head(&mut sink, extensions, len);
-        let head = sink.finish().expect("the head of a packet fits");
-        let end = start + head + len;
-        if let Some(message) = message {
-            message.write_message(&mut out[start + head..end]);
+        let issued = self.issue.take();
+        let issued = issued.as_ref().map(|identifier| PacketExtension::Identifiers(identifier));
+        match (extension, issued) {
+            (Some(a), Some(b)) => emit_plaintext_head(&mut sink, &[a, b], len),
+            (Some(one), None) | (None, Some(one)) => emit_plaintext_head(&mut sink, &[one], len),
+            (None, None) => emit_plaintext_head(&mut sink, &[], len),
         }
+        let head = sink.finish().expect("the head of a packet fits");
+        let message_end = start + head + len;
+        if let Some(message) = message {
+            message.write_message(&mut out[start + head..message_end]);
+        }
+        let least = if core::mem::take(&mut self.pad) { MIN_PACKET } else { least };
+        let end = message_end.max(least.saturating_sub(AEAD_TAG));
+        out[message_end..end].fill(0);
         let keys = PacketKeys {
             key: &self.keys.to_service.key,
             iv: &self.keys.to_service.iv,
@@ -300,7 +393,7 @@ impl Connection {
     /// Writes a Close.
     pub(super) fn write_close(&mut self, out: &mut [u8], code: Code) -> usize {
         let close = Close { code, reason: "", retry_after: Duration::ZERO };
-        self.write(out, &[PacketExtension::Close(close)], None)
+        self.write(out, Some(PacketExtension::Close(close)), None, 0)
     }
 
     /// The probe timeout.

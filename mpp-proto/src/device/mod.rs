@@ -219,9 +219,13 @@ impl Device {
     pub fn handle_link(&mut self, now: Instant, link: LinkId, state: LinkState) {
         let failed = state == LinkState::Failed;
         self.links.set(link, state);
-        let used = matches!(&self.phase, Phase::Connected(c) if c.link == link);
-        if failed && used {
-            self.disconnect(now, DisconnectReason::LinkLost, now);
+        if let Phase::Connected(connection) = &mut self.phase {
+            let wanted = connection.link.is_none();
+            if failed && (wanted || connection.link == Some(link)) {
+                self.disconnect(now, DisconnectReason::LinkLost, now);
+            } else if wanted && self.links.open(Family::of(&connection.remote)) == Some(link) {
+                connection.arrive(now, link);
+            }
         }
         self.handle_timeout(now);
     }
@@ -241,7 +245,14 @@ impl Device {
         for link in self.links.forget() {
             self.push(DeviceEvent::CloseLink(link));
         }
-        match self.phase {
+        match &mut self.phase {
+            Phase::Connected(connection) if connection.confirmed => {
+                connection.leave();
+                let family = Family::of(&connection.remote);
+                if let Some(link) = self.links.ask(family) {
+                    self.push(DeviceEvent::OpenLink { link, family });
+                }
+            }
             Phase::Connected(_) => self.disconnect(now, DisconnectReason::LinkLost, now),
             Phase::Waiting(_) | Phase::Attempting(_) => {
                 self.failures = 0;

@@ -162,6 +162,7 @@ impl Device {
         if opened.header.web {
             return Disposition::Accepted;
         }
+        connection.note_identifier(payload, &mut self.rng);
         let plaintext = payload.get(opened.plaintext).unwrap_or_default();
         if let Phase::Closing { .. } = self.phase {
             // Whatever comes now is the farewell, or was on its way before it.
@@ -201,8 +202,13 @@ impl Device {
             self.confirmed(now);
         }
         for extension in plaintext.extensions {
-            if let PacketExtension::Close(close) = extension {
-                return self.closed_by_service(now, &close);
+            let Phase::Connected(connection) = &mut self.phase else { return };
+            match extension {
+                PacketExtension::Close(close) => return self.closed_by_service(now, &close),
+                PacketExtension::PathChallenge(challenge) => connection.challenged(challenge),
+                PacketExtension::Identifiers(value) => connection.add_identifiers(value),
+                // Only a service asks whether a path is there.
+                PacketExtension::PathResponse(_) => {}
             }
         }
         self.receive_fragment(now, header, plaintext.fragment);

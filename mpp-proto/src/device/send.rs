@@ -5,7 +5,10 @@ use super::requests::{self, Ask};
 use super::{Device, Phase};
 use crate::path::{Path, Transmit};
 use crate::time::Instant;
-use crate::wire::{Acknowledge, Code, EndpointRequest, Heartbeat, MAX_PACKET, Subscribe};
+use crate::wire::{Acknowledge, Code, EndpointRequest, Heartbeat, MAX_PACKET, PacketExtension, Subscribe};
+
+/// An endpoint request is padded to this, as its answer may not be larger than it is.
+const ENDPOINT_REQUEST_SIZE: usize = 96;
 
 impl Device {
     pub(super) fn transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
@@ -21,7 +24,7 @@ impl Device {
                 (Path::new(link, remote), packet.len())
             }
             Phase::Connected(connection) => {
-                let path = Path::new(connection.link, connection.remote);
+                let path = Path::new(connection.link?, connection.remote);
                 (path, self.transmit_connected(now, out)?)
             }
             Phase::Closing { connection, next, .. } => {
@@ -29,7 +32,7 @@ impl Device {
                     return None;
                 }
                 *next = now + connection.pto();
-                let path = Path::new(connection.link, connection.remote);
+                let path = Path::new(connection.link?, connection.remote);
                 (path, connection.write_close(out, Code::CLOSED))
             }
             Phase::Waiting(_) | Phase::Closed => return None,
@@ -51,11 +54,14 @@ impl Device {
             self.position_due = None;
             let heartbeat =
                 Heartbeat { request, interval: connection.interval, mark: received.position, position };
-            let len = connection.write(out, &[], Some(&heartbeat));
+            let len = connection.write(out, None, Some(&heartbeat), 0);
             if connection.is_unanswered() && connection.confirmed {
                 self.set_state(ConnectionState::Unacknowledged);
             }
             return Some(len);
+        }
+        if let Some(challenge) = connection.take_challenge() {
+            return Some(connection.write(out, Some(PacketExtension::PathResponse(challenge)), None, 0));
         }
         if !connection.confirmed {
             return None;
@@ -70,12 +76,14 @@ impl Device {
                         position: received.position,
                         epoch: received.epoch,
                     };
-                    connection.write(out, &[], Some(&subscribe))
+                    connection.write(out, None, Some(&subscribe), 0)
                 }
-                Ask::Endpoint => connection.write(out, &[], Some(&EndpointRequest { request })),
+                Ask::Endpoint => {
+                    connection.write(out, None, Some(&EndpointRequest { request }), ENDPOINT_REQUEST_SIZE)
+                }
                 Ask::Post { id, event } => {
                     let post = requests::post(request, id, event);
-                    connection.write(out, &[], Some(&post))
+                    connection.write(out, None, Some(&post), 0)
                 }
             };
             return Some(len);
@@ -83,9 +91,9 @@ impl Device {
         let ack_is_due = connection.ack_is_due(now);
         if self.position_due.is_some_and(|due| ack_is_due || due <= now) {
             self.position_due = None;
-            return Some(connection.write(out, &[], Some(&Acknowledge { position })));
+            return Some(connection.write(out, None, Some(&Acknowledge { position }), 0));
         }
-        ack_is_due.then(|| connection.write(out, &[], None))
+        ack_is_due.then(|| connection.write(out, None, None, 0))
     }
 
     pub(super) fn set_state(&mut self, state: ConnectionState) {

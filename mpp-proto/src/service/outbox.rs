@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use crate::ids::{RequestId, Serial, StoreSet};
@@ -21,6 +22,8 @@ pub(super) enum Say {
     /// The answer to a heartbeat, or a question whether the device is there.
     Status {
         request: Option<RequestId>,
+        /// Where the heartbeat came from.
+        seen: SocketAddr,
     },
     Subscribed {
         request: RequestId,

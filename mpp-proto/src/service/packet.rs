@@ -239,7 +239,8 @@ impl Service {
         } else if heartbeat.mark > told && heartbeat.mark <= channel {
             self.told(slot, heartbeat.mark);
         }
-        self.answer_to(slot, from, Say::Status { request: Some(heartbeat.request) });
+        let seen = from.path.remote;
+        self.answer_to(slot, from, Say::Status { request: Some(heartbeat.request), seen });
     }
 
     fn set_position(&mut self, slot: u32, position: Serial) {

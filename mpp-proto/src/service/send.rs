@@ -73,10 +73,10 @@ impl Service {
     /// Writes one message as a packet; returns its length.
     fn write_say(&mut self, now: Instant, slot: u32, say: Say, room: &mut [u8]) -> usize {
         let number = self.table.take_number(slot);
-        let probe = matches!(say, Say::Status { request: None });
+        let probe = matches!(say, Say::Status { request: None, .. });
         let header = Header { wanted: probe, ..Header::single(number, Direction::ToInitiator) };
         match say {
-            Say::Status { request } => {
+            Say::Status { request, seen } => {
                 let owner = &self.table.owner[slot];
                 let log = self.accounts.log(owner.account);
                 let (told, filter) = (self.table.ids[slot].told, owner.filter);
@@ -84,7 +84,7 @@ impl Service {
                 let status = Status {
                     request,
                     newest: log.newest(),
-                    endpoint: Some(self.table.hot[slot].remote()),
+                    endpoint: Some(seen),
                     service_time: self.calendar.unix(now),
                     stores: stores.take(MAX_STATUS_STORES),
                     unheard: 0,

@@ -112,8 +112,8 @@ impl Service {
     fn ask(&mut self, now: Instant, slot: u32, state: State) {
         let hot = &mut self.table.hot[slot];
         hot.state = state;
-        let generation = hot.generation;
-        self.outbox.say(slot, generation, None, Say::Status { request: None });
+        let seen = hot.remote();
+        self.say(slot, Say::Status { request: None, seen });
         self.schedule(slot, now + OVERDUE, now);
     }
 

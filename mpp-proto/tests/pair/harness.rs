@@ -25,10 +25,16 @@ pub(crate) struct Pair {
     pub(crate) config: Arc<ServiceConfig>,
     pub(crate) device_config: Arc<DeviceConfig>,
     key: TicketKey,
-    wire: VecDeque<(Instant, bool, Vec<u8>)>,
+    wire: VecDeque<(Instant, Option<SocketAddr>, Vec<u8>)>,
     random: u64,
     seeds: u8,
     device_link: LinkId,
+    /// Where the device is, as the service sees it. What goes elsewhere is lost.
+    pub(crate) address: SocketAddr,
+    /// Every packet to the service is also delivered from here, by somebody who is faster than the device.
+    pub(crate) copied_from: Option<SocketAddr>,
+    /// What went to that address: packets and bytes.
+    pub(crate) leaked: (u64, u64),
 }
 
 fn service_address() -> SocketAddr {
@@ -77,6 +83,9 @@ impl Pair {
             random: 1,
             seeds: 2,
             device_link: LINK,
+            address: device_address(),
+            copied_from: None,
+            leaked: (0, 0),
         }
     }
 
@@ -140,8 +149,8 @@ impl Pair {
     fn arrive(&mut self) {
         while let Some(at) = self.wire.iter().position(|(at, ..)| *at <= self.now) {
             let (_, to_service, mut packet) = self.wire.remove(at).unwrap();
-            if to_service {
-                let path = Path::new(LINK, device_address());
+            if let Some(from) = to_service {
+                let path = Path::new(LINK, from);
                 let mut dispositions = Vec::new();
                 let mut batch = [Datagram { path, payload: &mut packet }];
                 self.service.handle_datagrams(self.now, &mut batch, &mut dispositions);
@@ -160,7 +169,8 @@ impl Pair {
                 idle = false;
                 if let DeviceEvent::OpenLink { link, .. } = event {
                     self.device_link = link;
-                    self.device.handle_link(self.now, link, LinkState::Open { local: device_address() });
+                    let local = self.address;
+                    self.device.handle_link(self.now, link, LinkState::Open { local });
                 }
                 self.events.push(event);
             }
@@ -170,19 +180,34 @@ impl Pair {
             }
             while let Some(t) = self.device.poll_transmit(self.now, &mut buffer, NonZeroUsize::MIN) {
                 idle = false;
-                self.send(true, buffer[..t.len].to_vec());
+                let packet = buffer[..t.len].to_vec();
+                let lost = self.is_lost();
+                if let Some(copy) = self.copied_from.filter(|_| !lost) {
+                    self.wire.push_back((self.now + LATENCY / 2, Some(copy), packet.clone()));
+                }
+                if !lost {
+                    self.wire.push_back((self.now + LATENCY, Some(self.address), packet));
+                }
             }
             let mut batch = TransmitBatch::new(32);
             while self.service.poll_transmit(self.now, &mut batch) > 0 {
                 idle = false;
-                let packets: Vec<Vec<u8>> = batch
+                let packets: Vec<(SocketAddr, Vec<u8>)> = batch
                     .iter()
                     .flat_map(|(t, bytes)| {
-                        bytes.chunks(t.segment_size.map_or(bytes.len(), |s| usize::from(s.get())))
+                        let chunk = t.segment_size.map_or(bytes.len(), |s| usize::from(s.get()));
+                        bytes.chunks(chunk).map(|c| (t.path.remote, c.to_vec()))
                     })
-                    .map(<[u8]>::to_vec)
                     .collect();
-                packets.into_iter().for_each(|p| self.send(false, p));
+                for (to, packet) in packets {
+                    if Some(to) == self.copied_from {
+                        self.leaked.0 += 1;
+                        self.leaked.1 += packet.len() as u64;
+                    }
+                    if to == self.address && !self.is_lost() {
+                        self.wire.push_back((self.now + LATENCY, None, packet));
+                    }
+                }
                 batch.clear();
             }
             while self.service.poll_event().is_some() {
@@ -194,12 +219,9 @@ impl Pair {
         }
     }
 
-    fn send(&mut self, to_service: bool, packet: Vec<u8>) {
+    fn is_lost(&mut self) -> bool {
         self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let lost = (self.random >> 33) % 100 < self.loss;
-        if !self.cut && !lost {
-            self.wire.push_back((self.now + LATENCY, to_service, packet));
-        }
+        self.cut || (self.random >> 33) % 100 < self.loss
     }
 }
 

@@ -1,6 +1,7 @@
 //! A device and a service on a virtual clock, readable as scenarios.
 
 mod harness;
+mod paths;
 
 use std::time::Duration;
 

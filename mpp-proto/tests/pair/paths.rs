@@ -1,0 +1,80 @@
+//! A device changes its address, or somebody pretends that it did.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mpp_proto::*;
+
+use crate::harness::{ACCOUNT, Pair};
+
+fn remote(pair: &Pair) -> String {
+    let status = pair.service.devices(pair.now, &AccountId::of(ACCOUNT)).next().unwrap();
+    status.path.remote.to_string()
+}
+
+fn event(text: &'static str) -> Event {
+    Event::with_payload(StoreId::INBOUND, Bytes::from_static(text.as_bytes()))
+}
+
+#[test]
+fn a_nat_that_forgets_is_noticed_with_the_next_heartbeat() {
+    for moment in 0..26 {
+        let mut pair = Pair::new();
+        pair.run(Duration::from_secs(1));
+        pair.address = "198.51.100.7:4999".parse().unwrap();
+        pair.run(Duration::from_secs(moment));
+        pair.publish(event("anybody there?"));
+        let published = pair.now;
+        while pair.notifications.is_empty() {
+            pair.run(Duration::from_millis(10));
+            // The heartbeat, its challenge and answer, the notification: an interval and three one-way trips.
+            assert!(pair.now.since(published) < Duration::from_millis(25_200), "deaf at {moment} s");
+        }
+        pair.run(Duration::from_secs(5));
+        assert_eq!(pair.take().len(), 1);
+        assert_eq!(remote(&pair), "198.51.100.7:4999");
+        assert_eq!(pair.service.stats().migrations, 1);
+        assert_eq!(pair.device.stats().connects, 1, "it never had to connect anew");
+        assert_eq!(pair.device.observed_endpoint().unwrap().port(), 4999);
+    }
+}
+
+#[test]
+fn a_device_that_knows_it_moved_is_followed_at_once() {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(1));
+    for network in 1..=5u8 {
+        pair.address = format!("203.0.113.{network}:7").parse().unwrap();
+        pair.device.handle_network_change(pair.now);
+        pair.run(Duration::from_millis(200));
+        assert_eq!(remote(&pair), pair.address.to_string());
+        pair.publish(event("hello"));
+        pair.run(Duration::from_millis(500));
+        assert_eq!(pair.take().len(), 1, "network {network}");
+        pair.run(Duration::from_secs(30));
+    }
+    assert_eq!(pair.device.stats().connects, 1);
+    assert_eq!(pair.service.stats().migrations, 5);
+}
+
+#[test]
+fn a_faster_copy_gets_nothing_after_the_first_round_trip_and_the_true_path_stays() {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(1));
+    let true_path = remote(&pair);
+    pair.copied_from = Some("203.0.113.66:666".parse().unwrap());
+    pair.run(Duration::from_secs(40));
+    assert!(pair.service.stats().suggested > 0, "the copies came first");
+    assert_eq!(remote(&pair), true_path);
+    let (_, leaked) = pair.leaked;
+    for _ in 0..10 {
+        pair.publish(event("not for others"));
+        pair.run(Duration::from_secs(10));
+    }
+    assert_eq!(pair.take().len(), 10);
+    assert_eq!(remote(&pair), true_path);
+    // What goes there is the answers and challenges that a validation allows, once in the ten seconds for which a path
+    // is barred that lost to the true one; no notification ever does, as those go to the active path only.
+    assert!(pair.leaked.1 - leaked < 40 * 1200, "{:?}", pair.leaked);
+    assert_eq!(pair.device.stats().connects, 1);
+}
