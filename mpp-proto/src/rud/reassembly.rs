@@ -58,10 +58,16 @@ impl Reassembler {
         }
         let at = match self.partials.iter().position(|p| p.number == number) {
             Some(at) => at,
-            None if self.partials.iter().filter(|p| p.wanted == wanted).count() >= MAX_PARTIALS => {
-                return Kept::Refused;
-            }
             None => {
+                if self.partials.iter().filter(|p| p.wanted == wanted).count() >= MAX_PARTIALS {
+                    // A service has one Notify in flight: of those that want acknowledgement the oldest was given
+                    // up by its sender long ago, unless this one is older still.
+                    let oldest = self.partials.iter().filter(|p| p.wanted == wanted).map(|p| p.number).min();
+                    if !wanted || oldest.is_none_or(|oldest| number < oldest) {
+                        return Kept::Refused;
+                    }
+                    self.partials.retain(|p| !p.wanted || Some(p.number) != oldest);
+                }
                 let fragments = [const { None }; MAX_PACKETS];
                 self.partials.push(Partial { number, count, wanted, fragments, last: now });
                 self.partials.len().saturating_sub(1)
@@ -131,7 +137,9 @@ mod tests {
             assert_eq!(r.insert(NOW, (number, 2, 0), true, b"x"), Kept::Partial);
             assert_eq!(r.insert(NOW, (number + 10, 2, 0), false, b"x"), Kept::Partial);
         }
-        assert_eq!(r.insert(NOW, (2, 2, 0), true, b"x"), Kept::Refused);
+        // Of the wanted ones the oldest gives way to a newer one, and an older one does not come back.
+        assert_eq!(r.insert(NOW, (2, 2, 0), true, b"x"), Kept::Partial);
+        assert_eq!(r.insert(NOW, (0, 2, 1), true, b"x"), Kept::Refused);
         assert_eq!(r.insert(NOW, (12, 2, 0), false, b"x"), Kept::Refused);
         assert_eq!(r.bytes(), 4);
         r.forget_below(20);
