@@ -176,6 +176,28 @@ impl StoreSet {
         Self(self.0 | other.0)
     }
 
+    /// The stores of both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        match (self.0 & 1 != 0, other.0 & 1 != 0) {
+            (true, _) => other,
+            (_, true) => self,
+            _ => Self(self.0 & other.0),
+        }
+    }
+
+    /// The stores that are not in `other`; all of them if this is [`StoreSet::ALL`] and `other` is not.
+    #[must_use]
+    pub const fn difference(self, other: Self) -> Self {
+        if other.0 & 1 != 0 {
+            Self::EMPTY
+        } else if self.0 & 1 != 0 {
+            self
+        } else {
+            Self(self.0 & !other.0)
+        }
+    }
+
     /// The stores named in it, in order.
     pub fn iter(self) -> impl Iterator<Item = StoreId> {
         (0..128).filter(move |s| self.0 >> s & 1 != 0).map(StoreId)

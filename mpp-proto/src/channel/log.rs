@@ -234,12 +234,15 @@ impl Log {
         if self.base > position {
             return filter;
         }
-        self.marks
+        // Whether a store that is not covered had events is not known for sure: they may belong to a history that was
+        // lost. Whoever begins to listen to a store has to read it anyway.
+        let dropped: StoreSet = self
+            .marks
             .iter()
-            .filter(|m| filter.contains(m.store))
-            .filter(|m| m.floor > position || (!covered.contains(m.store) && m.last > Serial::ZERO))
+            .filter(|m| filter.contains(m.store) && m.floor > position)
             .map(|m| m.store)
-            .collect()
+            .collect();
+        dropped.union(filter.difference(covered))
     }
 
     /// What a Notify for `listener` would hold, with at most `room` bytes of events as `size_of` measures them.
