@@ -7,6 +7,7 @@ use super::config::Acknowledgement;
 use super::resume::Anchor;
 use crate::channel::{Notification, NotificationKind};
 use crate::ids::Serial;
+use crate::time::UnixTime;
 
 /// Something for the application, or only a step of the position.
 #[derive(Debug)]
@@ -90,8 +91,9 @@ impl Inbox {
         self.waiting.iter().any(|item| item.kind.is_some())
     }
 
-    /// The next notification. In automatic mode the application has dealt with the one before it.
-    pub(super) fn next(&mut self) -> Option<Notification> {
+    /// The next notification that has not expired by `unix`. In automatic mode the application has dealt with the one
+    /// before it.
+    pub(super) fn next(&mut self, unix: UnixTime) -> Option<Notification> {
         if self.mode == Acknowledgement::Automatic
             && let Some(last) = self.given.pop_back()
         {
@@ -101,11 +103,15 @@ impl Inbox {
         self.settle_steps();
         while let Some(item) = self.waiting.pop_front() {
             self.bytes -= size(item.kind.as_ref());
-            self.given.push_back(Given { anchor: item.anchor, is_step: item.kind.is_none() });
-            if let Some(kind) = item.kind {
+            let kind = item
+                .kind
+                .filter(|kind| !matches!(kind, NotificationKind::Event { expires, .. } if *expires <= unix));
+            self.given.push_back(Given { anchor: item.anchor, is_step: kind.is_none() });
+            if let Some(kind) = kind {
                 return Some(Notification { position: item.anchor.position, kind });
             }
         }
+        self.settle_steps();
         None
     }
 
@@ -178,11 +184,11 @@ mod tests {
         inbox.push(None, anchor(1, 6));
         inbox.push(changed(), anchor(1, 7));
         assert_eq!(inbox.received().position, Serial(7));
-        assert_eq!(inbox.next().unwrap().position, Serial(5));
+        assert_eq!(inbox.next(UnixTime::EPOCH).unwrap().position, Serial(5));
         assert_eq!(inbox.settled().position, Serial(0), "it may still be at it");
-        assert_eq!(inbox.next().unwrap().position, Serial(7));
+        assert_eq!(inbox.next(UnixTime::EPOCH).unwrap().position, Serial(7));
         assert_eq!(inbox.settled().position, Serial(6), "the step between counts with what came before it");
-        assert_eq!(inbox.next(), None);
+        assert_eq!(inbox.next(UnixTime::EPOCH), None);
         assert_eq!(inbox.settled().position, Serial(7));
     }
 
@@ -192,7 +198,8 @@ mod tests {
         for position in 1..=3 {
             inbox.push(changed(), anchor(1, position));
         }
-        let given: Vec<_> = core::iter::from_fn(|| inbox.next()).map(|n| n.position.0).collect();
+        let given: Vec<_> =
+            core::iter::from_fn(|| inbox.next(UnixTime::EPOCH)).map(|n| n.position.0).collect();
         assert_eq!(given, [1, 2, 3]);
         assert_eq!(inbox.settled().position, Serial(0));
         assert!(inbox.acknowledge(Serial(2)));
@@ -210,7 +217,7 @@ mod tests {
         inbox.push(changed(), anchor(1, 57));
         inbox.push(Some(NotificationKind::Gap(StoreSet::ALL)), anchor(2, 0));
         inbox.push(changed(), anchor(2, 1));
-        while inbox.next().is_some() {}
+        while inbox.next(UnixTime::EPOCH).is_some() {}
         assert!(inbox.acknowledge(Serial(57)));
         assert_eq!(*inbox.settled(), anchor(1, 57));
         assert!(inbox.acknowledge(Serial(0)));
@@ -227,12 +234,12 @@ mod tests {
             inbox.push(changed(), anchor(1, position));
         }
         assert!(!inbox.has_room());
-        inbox.next();
+        inbox.next(UnixTime::EPOCH);
         assert!(inbox.has_room());
         let payload = bytes::Bytes::from_static(&[0; 100]);
         let (serial, store) = (Serial(5), crate::ids::StoreId::INBOUND);
         let expires = crate::time::UnixTime::EPOCH;
-        inbox.next();
+        inbox.next(UnixTime::EPOCH);
         inbox
             .push(Some(NotificationKind::Event { serial, store, expires, key: None, payload }), anchor(1, 5));
         assert!(!inbox.has_room());

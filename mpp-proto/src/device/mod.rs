@@ -277,6 +277,12 @@ impl Device {
     pub fn subscribe(&mut self, now: Instant, filter: StoreSet) -> Result<RequestId, CommandError> {
         self.check_request()?;
         self.filter = filter;
+        // From now on the position may pass events of stores that are not in it, and the answer may get lost.
+        let received = *self.inbox.received();
+        let covered = received.covered.intersection(filter);
+        if covered != received.covered {
+            self.inbox.push(None, Anchor { covered, ..received });
+        }
         Ok(self.ask(now, Ask::Subscribe(filter)))
     }
 
@@ -410,7 +416,7 @@ impl Device {
     pub fn poll_notification(&mut self, now: Instant) -> Option<Notification> {
         let had_room = self.inbox.has_room();
         let before = *self.inbox.settled();
-        let next = self.inbox.next();
+        let next = self.inbox.next(self.service_time(now));
         if *self.inbox.settled() != before {
             self.position_moved(now);
         }

@@ -131,7 +131,9 @@ impl Device {
 
     /// The service has shown that it has the keys too.
     fn confirmed(&mut self, now: Instant) {
-        let Some(Facts { anchor, fresh, connected }) = self.facts.take() else { return };
+        let Some(Facts { mut anchor, fresh, connected }) = self.facts.take() else { return };
+        let subscribed = self.requests.restart(now, anchor.covered);
+        anchor.covered = self.requests.narrowed(anchor.covered);
         self.failures = 0;
         self.refusals = 0;
         self.stats.connects += 1;
@@ -142,7 +144,7 @@ impl Device {
             debug_assert!(fresh || anchor.epoch == before.epoch, "a new epoch loses what was subscribed to");
             self.inbox.push(None, anchor);
         }
-        for request in self.requests.restart(now) {
+        for request in subscribed {
             self.push(DeviceEvent::Subscribed { request, newest: connected.newest });
         }
         self.set_state(ConnectionState::Connected);
@@ -250,7 +252,10 @@ impl Device {
             Message::Notify(notify) => self.receive_notify(now, &notify, whole),
             Message::Subscribed(subscribed) => {
                 if let Some(Ask::Subscribe(filter)) = self.requests.take(subscribed.request) {
-                    let anchor = Anchor { covered: filter, ..*self.inbox.received() };
+                    for request in self.requests.overtaken(subscribed.request) {
+                        self.push(DeviceEvent::Subscribed { request, newest: subscribed.newest });
+                    }
+                    let anchor = Anchor { covered: self.requests.narrowed(filter), ..*self.inbox.received() };
                     let gap = (!subscribed.lost.is_empty()).then_some(NotificationKind::Gap(subscribed.lost));
                     self.inbox.push(gap, anchor);
                     self.push(DeviceEvent::Subscribed {
@@ -382,7 +387,7 @@ impl Device {
     }
 
     /// What time it is at the service, by whose clock events expire.
-    fn service_time(&self, now: Instant) -> UnixTime {
+    pub(super) fn service_time(&self, now: Instant) -> UnixTime {
         self.service_clock.map_or(UnixTime::EPOCH, |clock| clock.calendar.unix(now))
     }
 }

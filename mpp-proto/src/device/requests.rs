@@ -64,17 +64,36 @@ impl Requests {
         id
     }
 
-    /// There is a new connection: everything is sent anew. But not a subscription, which the exchange has carried:
-    /// those are done.
-    pub(super) fn restart(&mut self, now: Instant) -> Vec<RequestId> {
-        let subscribed =
-            self.waiting.iter().filter(|r| matches!(r.ask, Ask::Subscribe(_))).map(|r| r.id).collect();
-        self.waiting.retain(|r| !matches!(r.ask, Ask::Subscribe(_)));
+    /// There is a new connection, whose exchange carried the filter `carried`: everything is sent anew, but not the
+    /// subscriptions that it has settled. If another filter was asked for since, the last one asked for is not.
+    pub(super) fn restart(&mut self, now: Instant, carried: StoreSet) -> Vec<RequestId> {
+        let last = self.waiting.iter().rfind(|r| matches!(r.ask, Ask::Subscribe(_)));
+        let last = last.filter(|r| !matches!(r.ask, Ask::Subscribe(f) if f == carried)).map(|r| r.id);
+        let done = |r: &Request| matches!(r.ask, Ask::Subscribe(_)) && Some(r.id) != last;
+        let subscribed = self.waiting.iter().filter(|r| done(r)).map(|r| r.id).collect();
+        self.waiting.retain(|r| !done(r));
         for request in &mut self.waiting {
             request.sendings = 0;
             request.due = Some(now);
         }
         subscribed
+    }
+
+    /// A subscription has been answered: older ones that still wait must not be sent again, or a new connection would
+    /// put them in force.
+    pub(super) fn overtaken(&mut self, by: RequestId) -> Vec<RequestId> {
+        let old = |r: &Request| matches!(r.ask, Ask::Subscribe(_)) && r.id < by;
+        let overtaken = self.waiting.iter().filter(|r| old(r)).map(|r| r.id).collect();
+        self.waiting.retain(|r| !old(r));
+        overtaken
+    }
+
+    /// What of `filter` is surely in force while subscriptions wait for their answers: each may have been applied.
+    pub(super) fn narrowed(&self, filter: StoreSet) -> StoreSet {
+        self.waiting.iter().fold(filter, |filter, r| match r.ask {
+            Ask::Subscribe(other) => filter.intersection(other),
+            _ => filter,
+        })
     }
 
     /// There is no connection: nothing is due until there is one.
