@@ -77,6 +77,8 @@ pub(super) struct Attempt {
     proposal: Proposal,
     steps: Vec<Step>,
     candidates: Vec<Candidate>,
+    /// Whether somebody's hint has been passed on. One is enough for people, and anybody can forge them.
+    hinted: bool,
 }
 
 /// What an answer led to.
@@ -129,6 +131,7 @@ impl Attempt {
             proposal,
             steps: Vec::new(),
             candidates: Vec::new(),
+            hinted: false,
         };
         let mut connect = Vec::new();
         attempt.connect().emit(&mut connect);
@@ -267,7 +270,11 @@ impl Attempt {
         let Ok(answer) = Answer::parse(packet) else { return Answered::Nothing };
         let (kind, clear_len) = (answer.kind, answer.clear.len());
         match kind {
-            AnswerKind::ClearError { code, .. } => Answered::Hint(code),
+            AnswerKind::ClearError { .. } if self.hinted => Answered::Nothing,
+            AnswerKind::ClearError { code, .. } => {
+                self.hinted = true;
+                Answered::Hint(code)
+            }
             AnswerKind::Defer { challenge } => self.follow_defer(now, ticket, from, challenge),
             AnswerKind::SealedError { .. } => self.open_error(ticket, packet, clear_len),
             AnswerKind::Complete { share, .. } => {

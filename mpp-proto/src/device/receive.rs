@@ -106,13 +106,17 @@ impl Device {
     fn agreed(&mut self, now: Instant, mut agreed: Agreed, path: Path) {
         let epoch_before = self.inbox.received().epoch;
         let covered = agreed.proposal.filter;
-        let lost = agreed.lost;
-        let position =
-            if agreed.epoch == epoch_before { self.inbox.received().position } else { Serial::ZERO };
+        let (position, lost) = if agreed.epoch == epoch_before {
+            (self.inbox.received().position, agreed.lost)
+        } else if epoch_before == Epoch::NONE {
+            (Serial::ZERO, agreed.lost)
+        } else {
+            // A new history loses all that was subscribed to, also if the service should forget to say so.
+            (Serial::ZERO, agreed.lost.union(covered))
+        };
         agreed.proposal.position = position;
         let facts = Facts {
             anchor: Anchor { epoch: agreed.epoch, position, covered },
-            fresh: epoch_before == Epoch::NONE,
             connected: Connected {
                 recovered: lost.is_empty(),
                 lost,
@@ -123,15 +127,14 @@ impl Device {
                 took: now.since(agreed.started),
             },
         };
-        let round_trip = agreed.round_trip.unwrap_or(now.since(agreed.started));
-        self.learn_clock(now, agreed.service_time, round_trip);
+        self.learn_clock(now, agreed.service_time, agreed.round_trip);
         self.facts = Some(facts);
         self.phase = Phase::Connected(Connection::new(now, agreed, path.link, path.remote));
     }
 
     /// The service has shown that it has the keys too.
     fn confirmed(&mut self, now: Instant) {
-        let Some(Facts { mut anchor, fresh, connected }) = self.facts.take() else { return };
+        let Some(Facts { mut anchor, connected }) = self.facts.take() else { return };
         let subscribed = self.requests.restart(now, anchor.covered);
         anchor.covered = self.requests.narrowed(anchor.covered);
         self.failures = 0;
@@ -141,7 +144,6 @@ impl Device {
         if !connected.lost.is_empty() {
             self.inbox.push(Some(NotificationKind::Gap(connected.lost)), anchor);
         } else if anchor != before {
-            debug_assert!(fresh || anchor.epoch == before.epoch, "a new epoch loses what was subscribed to");
             self.inbox.push(None, anchor);
         }
         for request in subscribed {
@@ -228,7 +230,7 @@ impl Device {
             connection.keep(header);
             connection.want_ack(now, header, false);
             if !fragment.is_empty() {
-                self.receive_message(now, fragment, None);
+                self.receive_message(now, fragment);
             }
             return;
         }
@@ -238,18 +240,20 @@ impl Device {
             Fragment::Partial => connection.want_ack(now, header, false),
             Fragment::Complete(message) => {
                 connection.want_ack(now, header, false);
-                let message = Bytes::from(message);
-                self.receive_message(now, &message, Some(&message));
+                self.receive_message(now, &message);
+                if let Phase::Connected(connection) = &mut self.phase {
+                    connection.reuse(message);
+                }
             }
         }
     }
 
-    /// A complete message; `whole` if it has memory of its own, of which payloads can be slices.
-    fn receive_message(&mut self, now: Instant, message: &[u8], whole: Option<&Bytes>) {
+    /// A complete message.
+    fn receive_message(&mut self, now: Instant, message: &[u8]) {
         let Ok(message) = Message::parse(message) else { return self.protocol_error(now) };
         match message {
             Message::Status(status) => self.receive_status(now, &status),
-            Message::Notify(notify) => self.receive_notify(now, &notify, whole),
+            Message::Notify(notify) => self.receive_notify(now, &notify),
             Message::Subscribed(subscribed) => {
                 if let Some(Ask::Subscribe(filter)) = self.requests.take(subscribed.request) {
                     for request in self.requests.overtaken(subscribed.request) {
@@ -294,7 +298,7 @@ impl Device {
             && let Some(round_trip) = connection.answered(now, request, &mut self.rng)
         {
             if let Some(round_trip) = round_trip {
-                self.learn_clock(now, status.service_time, round_trip);
+                self.learn_clock(now, status.service_time, Some(round_trip));
             }
             self.set_state(ConnectionState::Connected);
         }
@@ -303,7 +307,7 @@ impl Device {
         }
     }
 
-    fn receive_notify(&mut self, now: Instant, notify: &Notify<Events<'_>>, whole: Option<&Bytes>) {
+    fn receive_notify(&mut self, now: Instant, notify: &Notify<Events<'_>>) {
         let received = *self.inbox.received();
         if notify.told > received.position {
             // The service believes that more has arrived than has. The mark in a heartbeat puts that right.
@@ -329,16 +333,13 @@ impl Device {
                 self.stats.expired += 1;
                 continue;
             }
-            let payload = match whole {
-                Some(whole) => whole.slice_ref(event.payload),
-                None => Bytes::copy_from_slice(event.payload),
-            };
             let kind = NotificationKind::Event {
                 serial: event.serial,
                 store: event.store,
                 expires: event.expiry,
                 key: event.key.and_then(|key| CollapseKey::new(key).ok()),
-                payload,
+                // A copy, so that a payload which the application keeps holds no other ones in memory.
+                payload: Bytes::copy_from_slice(event.payload),
             };
             self.inbox.push(Some(kind), Anchor { position: event.serial, ..received });
         }
@@ -376,12 +377,15 @@ impl Device {
         }
     }
 
-    fn learn_clock(&mut self, now: Instant, service_time: UnixTime, round_trip: Duration) {
+    /// Without a known round trip the sample is taken as a lower bound, so that no event is dropped too early.
+    fn learn_clock(&mut self, now: Instant, service_time: UnixTime, round_trip: Option<Duration>) {
+        let half = round_trip.unwrap_or_default() / 2;
+        let round_trip = round_trip.unwrap_or(Duration::MAX);
         let better = self
             .service_clock
             .is_none_or(|clock| round_trip <= clock.round_trip || now.since(clock.sampled) >= CLOCK_AGE);
         if better {
-            let calendar = Calendar::new(now, service_time + round_trip / 2);
+            let calendar = Calendar::new(now, service_time + half);
             self.service_clock = Some(ServiceClock { calendar, sampled: now, round_trip });
         }
     }
@@ -396,6 +400,5 @@ impl Device {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
     anchor: Anchor,
-    fresh: bool,
     connected: Connected,
 }

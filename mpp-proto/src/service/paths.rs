@@ -225,18 +225,27 @@ impl Service {
         (v.state == Verdict::Open && v.candidate == *path).then_some(*path)
     }
 
+    /// How many bytes may go to a path that is not the active one.
+    pub(super) fn allowance(&self, slot: u32, path: &Path) -> usize {
+        let Some(at) = self.validations.find(slot) else { return 0 };
+        let v = &self.validations.slab[at];
+        if v.old == *path || (v.candidate == *path && v.state == Verdict::Moved) {
+            usize::MAX
+        } else if v.candidate == *path {
+            v.came.saturating_mul(AMPLIFICATION).saturating_sub(v.went) as usize
+        } else {
+            0
+        }
+    }
+
     /// Whether `len` bytes may go to a path that is not the active one, and if so, counts them.
     pub(super) fn may_send(&mut self, slot: u32, path: &Path, len: usize) -> bool {
-        let Some(at) = self.validations.find(slot) else { return false };
-        let v = &mut self.validations.slab[at];
-        if v.old == *path {
-            return true;
-        }
-        let went = v.went.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
-        let ok = v.candidate == *path
-            && (v.state == Verdict::Moved || went <= v.came.saturating_mul(AMPLIFICATION));
-        if ok {
-            v.went = went;
+        let ok = len <= self.allowance(slot, path);
+        if ok && let Some(at) = self.validations.find(slot) {
+            let v = &mut self.validations.slab[at];
+            if v.candidate == *path {
+                v.went = v.went.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
+            }
         }
         ok
     }

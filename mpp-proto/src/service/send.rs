@@ -5,6 +5,7 @@ use super::outbox::{Out, Say};
 use super::record::State;
 use crate::batch::TransmitBatch;
 use crate::crypto::{PacketKeys, seal_packet};
+use crate::path::Path;
 use crate::time::Instant;
 use crate::wire::{
     AEAD_TAG, Close, DEVICE_IDENTIFIER, Direction, Emit, EndpointResponse, Failure, HEADER, Header,
@@ -54,6 +55,7 @@ impl Service {
                     return;
                 }
                 let path = to.unwrap_or_else(|| self.table.path(slot));
+                let say = self.fitted(slot, to, say);
                 let len = self.write_say(now, slot, say, room);
                 let allowed = match say {
                     Say::Endpoint { size, .. } => len <= size,
@@ -68,6 +70,16 @@ impl Service {
         self.stats.packets_sent += 1;
         self.stats.bytes_sent += len as u64;
         batch.push(path, len);
+    }
+
+    /// A challenge is padded only if that much may go to where it goes: it matters more that it goes at all.
+    fn fitted(&self, slot: u32, to: Option<Path>, say: Say) -> Say {
+        match (say, to) {
+            (Say::Challenge { challenge, pad: true }, Some(to)) => {
+                Say::Challenge { challenge, pad: self.allowance(slot, &to) >= MIN_PACKET }
+            }
+            _ => say,
+        }
     }
 
     /// Writes one message as a packet; returns its length.

@@ -115,17 +115,19 @@ impl ServiceNode {
                     _ => None,
                 };
                 let book = self.ledger.entry(to).or_default();
-                if !book.send(bytes.len()) {
-                    // It may have moved here by a challenge, of which there is no event.
+                if !book.validated {
+                    // A device may have moved here by a challenge, of which there is no event.
                     let account = device.map(|d| AccountId::of(d.ticket.account()));
                     book.validated =
                         account.is_some_and(|a| machine.devices(now, &a).any(|d| d.path.remote == to));
-                    assert!(
-                        book.validated,
-                        "contract rule 9: service {} sent {} bytes to {to}, got {}, and has not validated it",
-                        self.index, book.sent, book.received
-                    );
                 }
+                assert!(
+                    book.send(bytes.len()),
+                    "contract rule 9: service {} sent {} bytes to {to}, got {}, and has not validated it",
+                    self.index,
+                    book.sent,
+                    book.received
+                );
                 let Some(from) = self.addresses.get(usize::from(transmit.path.link.0)) else {
                     panic!(
                         "service {} sends over link {:?}, which it does not have",
