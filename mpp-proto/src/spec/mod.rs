@@ -1,8 +1,10 @@
-//! SPEC.md held to the code: its examples are written here, its requirements are named by tests, and a device made
-//! by hand from nothing but layouts and keys talks to the service.
+//! SPEC.md held to the code: its examples are written here, its requirements are named by tests, and a device and a
+//! service made by hand from nothing but layouts and keys talk to the real ones.
 
 mod bytes;
 mod examples;
 mod exchange;
 mod packets;
 mod requirements;
+mod service;
+mod stranger;
