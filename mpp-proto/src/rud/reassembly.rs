@@ -130,6 +130,7 @@ mod tests {
         }
     }
 
+    // SPEC: R-partials
     #[test]
     fn two_partials_of_each_kind_and_no_more() {
         let mut r = Reassembler::default();
@@ -147,6 +148,7 @@ mod tests {
         assert_eq!(r.insert(NOW, (10, 2, 1), false, b"y"), Kept::Complete(b"xy".to_vec()));
     }
 
+    // SPEC: R-partial-age
     #[test]
     fn old_partials_go() {
         let mut r = Reassembler::default();
@@ -157,6 +159,7 @@ mod tests {
         assert_eq!(r.bytes(), 1);
     }
 
+    // SPEC: R-consistent
     #[test]
     fn contradictions_are_named() {
         let mut r = Reassembler::default();

@@ -2,8 +2,10 @@
 //! service made by hand from nothing but layouts and keys talk to the real ones.
 
 mod bytes;
+mod device;
 mod examples;
 mod exchange;
+mod host;
 mod packets;
 mod requirements;
 mod service;
