@@ -352,27 +352,6 @@ mod tests {
         assert!(rtt.smoothed().is_none());
     }
 
-    // SPEC: R-nonce-unique
-    #[test]
-    fn no_packet_is_sent_twice_under_one_transmission_number() {
-        let (mut f, mut w, mut rtt) = (Flight::new(0, 16), Window(16), Rtt::default());
-        let (mut now, mut sent) = (at(0), Vec::new());
-        for round in 0u8..7 {
-            for _ in 0..40 {
-                sent.extend(send_all(&mut f, now, w));
-                now = now + Duration::from_millis(1);
-            }
-            f.on_acknowledgement(now, bit(round), &mut rtt, &mut w);
-            now = f.deadline(&rtt, w, now).unwrap();
-            f.on_timeout(now, &rtt, &mut w, now);
-        }
-        let all = sent.len();
-        sent.sort_unstable();
-        sent.dedup();
-        assert_eq!(sent.len(), all);
-        assert!(all > 40 && sent.iter().any(|(_, transmission)| *transmission > 2), "{sent:?}");
-    }
-
     // SPEC: R-karn
     #[test]
     fn a_packet_that_was_sent_again_gives_no_sample() {

@@ -104,7 +104,7 @@ impl Page {
             self.value(name, bytes);
         }
         let _ = writeln!(self.0, "  {:22} type", hex(&bytes[..1]));
-        self.items(&bytes[1..], |tag| field(tag));
+        self.items(&bytes[1..], field);
         self.0.push_str("```\n\n");
     }
 

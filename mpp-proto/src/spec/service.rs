@@ -1,5 +1,6 @@
 //! What SPEC.md demands of a service, asked by a device that was made by hand.
 
+use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
 
@@ -326,6 +327,31 @@ fn at_a_timeout_a_notify_of_which_nothing_arrived_takes_the_news_along() {
         let expected = if arrived { vec![(1, 1)] } else { vec![(2, 0), (2, 1)] };
         assert_eq!(packets, expected);
     }
+}
+
+// SPEC: R-nonce-unique
+#[test]
+fn no_nonce_is_used_twice() {
+    let mut world = World::new();
+    let mut device = Stranger::connected(&mut world, &Wish::new(1));
+    let mut sent = Vec::new();
+    for round in 0..120u16 {
+        let urgency = if round % 7 == 0 { Urgency::High } else { Urgency::Normal };
+        let key = CollapseKey::new(&[round as u8 % 5]).unwrap();
+        publish(&mut world, payload(usize::from(round) * 41).urgency(urgency).key(key));
+        sent.extend(device.wait(&mut world, ms(u64::from(round) * 9)));
+        // What arrives, and whether its acknowledgement does, follows no pattern.
+        if let Some(last) = sent.iter().rev().find(|p| p.header.wanted).map(|p| p.header.number) {
+            sent.extend(device.ack(&mut world, last, round.wrapping_mul(0x9e37)));
+        }
+        if round % 10 == 9 {
+            sent.extend(device.beat(&mut world, Serial::ZERO));
+        }
+    }
+    let nonces: BTreeSet<_> = sent.iter().map(|p| p.header.nonce_input()).collect();
+    assert_eq!(nonces.len(), sent.len());
+    assert!(sent.len() > 300, "{}", sent.len());
+    assert!(sent.iter().any(|p| p.header.transmission > 1 && p.header.index > 1));
 }
 
 // SPEC: R-urgency
