@@ -339,7 +339,8 @@ fn no_nonce_is_used_twice() {
         let urgency = if round % 7 == 0 { Urgency::High } else { Urgency::Normal };
         let key = CollapseKey::new(&[round as u8 % 5]).unwrap();
         publish(&mut world, payload(usize::from(round) * 41).urgency(urgency).key(key));
-        sent.extend(device.wait(&mut world, ms(u64::from(round) * 9)));
+        let wait = if round % 20 == 19 { 9_000 } else { u64::from(round) * 9 };
+        sent.extend(device.wait(&mut world, ms(wait)));
         // What arrives, and whether its acknowledgement does, follows no pattern.
         if let Some(last) = sent.iter().rev().find(|p| p.header.wanted).map(|p| p.header.number) {
             sent.extend(device.ack(&mut world, last, round.wrapping_mul(0x9e37)));
