@@ -7,6 +7,7 @@ mod examples;
 mod exchange;
 mod host;
 mod packets;
+mod paths;
 mod requirements;
 mod service;
 mod stranger;

@@ -88,6 +88,7 @@ pub(super) fn seal_plaintext(
 pub(super) struct Opened {
     pub(super) header: Header,
     pub(super) close: Option<(Code, Duration)>,
+    pub(super) challenge: Option<[u8; 8]>,
     pub(super) fragment: Vec<u8>,
 }
 
@@ -115,7 +116,11 @@ pub(super) fn open(keys: &ConnectionKeys, direction: Direction, packet: &[u8]) -
         PacketExtension::Close(Close { code, retry_after, .. }) => Some((code, retry_after)),
         _ => None,
     });
-    Some(Opened { header, close, fragment: plaintext.fragment.to_vec() })
+    let challenge = plaintext.extensions.into_iter().find_map(|e| match e {
+        PacketExtension::PathChallenge(bytes) => Some(bytes),
+        _ => None,
+    });
+    Some(Opened { header, close, challenge, fragment: plaintext.fragment.to_vec() })
 }
 
 /// A service on a virtual clock.
@@ -206,7 +211,9 @@ pub(super) struct Opening {
     pub(super) packet: Vec<u8>,
 }
 
-const IDENTIFIERS: [u8; 24] = [0xd5; 24];
+/// Three identifiers.
+const IDENTIFIERS: [u8; 24] =
+    *b"\xd5\xd5\xd5\xd5\xd5\xd5\xd5\xd5\xd6\xd6\xd6\xd6\xd6\xd6\xd6\xd6\xd7\xd7\xd7\xd7\xd7\xd7\xd7\xd7";
 
 impl Opening {
     /// Without a share, so that the ticket's secret is all it takes to follow.
