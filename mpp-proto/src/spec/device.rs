@@ -6,7 +6,7 @@ use std::vec::Vec;
 use core::time::Duration;
 
 use super::exchange::bytes_of;
-use super::host::{Host, IDENTIFIER, RESET};
+use super::host::{Host, IDENTIFIER, RESET, SECOND};
 use super::stranger::unix;
 use crate::channel::NotificationKind;
 use crate::device::{ConnectionState, DeviceEvent, DisconnectReason};
@@ -312,4 +312,46 @@ fn a_request_is_repeated_under_its_id_and_then_given_up() {
         assert!(host.now.since(start) < secs(24));
     }
     assert!(host.now.since(start) >= secs(23));
+}
+
+// SPEC: R-challenge-answered
+#[test]
+fn a_challenge_is_answered_at_once_in_a_datagram_of_its_own() {
+    let mut host = Host::new();
+    host.connect();
+    for challenge in [[1; 8], [2; 8]] {
+        let header = host.header();
+        host.send(&header, &[PacketExtension::PathChallenge(challenge)], &[]);
+        let sent = host.take();
+        assert_eq!(sent.len(), 1);
+        let opened = host.open(&sent[0]).unwrap();
+        assert_eq!((opened.response, opened.ty()), (Some(challenge), 0));
+    }
+}
+
+// SPEC: R-network-change, R-identifier-reissued
+#[test]
+fn on_another_network_the_connection_goes_on_under_other_identifiers() {
+    let mut host = Host::new();
+    host.connect();
+    host.run(secs(3));
+    host.device.handle_network_change(host.now);
+    let sent = host.take();
+    assert_eq!(sent.len(), 1);
+    assert!(sent[0].starts_with(&SECOND) && sent[0].len() == 1200);
+    assert!(host.request(&sent[0]).is_some(), "a Heartbeat");
+    assert!(host.open(&sent[0]).unwrap().identifiers.is_empty());
+    // The service uses another identifier of the device, and gets a fresh one for it.
+    let first = host.own.remove(0);
+    host.status(&sent[0]);
+    let (header, message) = host.notify(1);
+    host.send(&header, &[], &message);
+    let sent = host.take();
+    let issued = host.open(&sent[0]).unwrap().identifiers;
+    assert!(issued.len() == 8 && issued != first && !host.own.concat().chunks(8).any(|own| own == issued));
+    assert_eq!(host.device.state(), ConnectionState::Connected);
+    host.own = vec![issued.try_into().unwrap()];
+    let (header, message) = host.notify(2);
+    host.send(&header, &[], &message);
+    assert_eq!(host.given(), [1, 2]);
 }

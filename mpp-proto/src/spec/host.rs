@@ -22,6 +22,8 @@ use crate::wire::{
 
 pub(super) const IDENTIFIER: [u8; 16] = [0x77; 16];
 pub(super) const RESET: [u8; 16] = [0x99; 16];
+/// The service's second identifier.
+pub(super) const SECOND: [u8; 16] = [0x78; 16];
 pub(super) const EPOCH: Epoch = Epoch([5; 8]);
 
 /// A device on a virtual clock, and the service's side of its connection.
@@ -32,7 +34,8 @@ pub(super) struct Host {
     secret: Secret,
     link: LinkId,
     keys: Option<ConnectionKeys>,
-    to: [u8; 8],
+    /// The device's identifiers; the first is in use.
+    pub(super) own: Vec<[u8; 8]>,
     number: u64,
 }
 
@@ -54,7 +57,7 @@ impl Host {
         let secret = Secret::new(*ticket.secret());
         let device = Device::new(Arc::new(config), ticket, None, Seed::new([2; 32]), now, unix(now));
         let (events, link) = (Vec::new(), LinkId(0));
-        Self { now, device, events, secret, link, keys: None, to: [0; 8], number: 0 }
+        Self { now, device, events, secret, link, keys: None, own: Vec::new(), number: 0 }
     }
 
     /// What the device sends now.
@@ -137,8 +140,8 @@ impl Host {
         let mut sealed = step1[read.clear.len()..].to_vec();
         let plain = ConnectKey::new(&self.secret, read.clear).open(read.clear, &mut sealed).unwrap();
         let connect = Connect::parse(read_sealed(plain).unwrap()).unwrap();
-        self.to = device_identifiers(connect.identifiers).next().unwrap();
-        let identifiers = [IDENTIFIER, RESET].concat();
+        self.own = device_identifiers(connect.identifiers).collect();
+        let identifiers = [IDENTIFIER, RESET, SECOND, [0x9a; 16]].concat();
         let response = ConnectResponse {
             identifiers: &identifiers,
             epoch: EPOCH,
@@ -207,7 +210,7 @@ impl Host {
         extensions: &[PacketExtension<'_>],
         fragment: &[u8],
     ) -> Vec<u8> {
-        seal(self.keys.as_ref().unwrap(), &self.to, header, extensions, fragment)
+        seal(self.keys.as_ref().unwrap(), &self.own[0], header, extensions, fragment)
     }
 
     /// Sends the device any packet.

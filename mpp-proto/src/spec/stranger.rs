@@ -89,6 +89,8 @@ pub(super) struct Opened {
     pub(super) header: Header,
     pub(super) close: Option<(Code, Duration)>,
     pub(super) challenge: Option<[u8; 8]>,
+    pub(super) response: Option<[u8; 8]>,
+    pub(super) identifiers: Vec<u8>,
     pub(super) fragment: Vec<u8>,
 }
 
@@ -112,15 +114,17 @@ pub(super) fn open(keys: &ConnectionKeys, direction: Direction, packet: &[u8]) -
     let nonce = header.nonce_input();
     let at = open_packet(&traffic.key, &traffic.iv, &mut packet, len, &block, nonce).ok()?;
     let plaintext = parse_plaintext(&packet[at], direction).unwrap();
-    let close = plaintext.extensions.into_iter().find_map(|e| match e {
-        PacketExtension::Close(Close { code, retry_after, .. }) => Some((code, retry_after)),
-        _ => None,
-    });
-    let challenge = plaintext.extensions.into_iter().find_map(|e| match e {
-        PacketExtension::PathChallenge(bytes) => Some(bytes),
-        _ => None,
-    });
-    Some(Opened { header, close, challenge, fragment: plaintext.fragment.to_vec() })
+    let (mut close, mut challenge, mut response, mut identifiers) = (None, None, None, Vec::new());
+    for extension in plaintext.extensions {
+        match extension {
+            PacketExtension::PathChallenge(bytes) => challenge = Some(bytes),
+            PacketExtension::PathResponse(bytes) => response = Some(bytes),
+            PacketExtension::Identifiers(bytes) => identifiers = bytes.to_vec(),
+            PacketExtension::Close(Close { code, retry_after, .. }) => close = Some((code, retry_after)),
+        }
+    }
+    let fragment = plaintext.fragment.to_vec();
+    Some(Opened { header, close, challenge, response, identifiers, fragment })
 }
 
 /// A service on a virtual clock.
