@@ -17,6 +17,8 @@ mod pool;
 mod random;
 mod rud;
 mod service;
+#[cfg(test)]
+mod spec;
 mod time;
 mod wakeup;
 mod wheel;

@@ -194,6 +194,7 @@ mod tests {
         assert_eq!(opened(&mut packet.clone(), 16).unwrap(), b"\xff\x00");
     }
 
+    // SPEC: R-authentic, R-after-aead
     #[test]
     fn one_wrong_bit_or_byte_less_opens_nothing_and_changes_nothing() {
         for ident in [&[7; 16][..], &[7; 8][..]] {

@@ -81,6 +81,7 @@ mod tests {
         text.parse().unwrap()
     }
 
+    // SPEC: R-cookie
     #[test]
     fn good_for_this_bucket_and_the_next() {
         let cookies = Cookies::new(&ServiceSecret::new([1; 32]));
@@ -96,6 +97,7 @@ mod tests {
         }
     }
 
+    // SPEC: R-cookie
     #[test]
     fn good_for_its_own_step_one_only() {
         let secret = ServiceSecret::new([1; 32]);

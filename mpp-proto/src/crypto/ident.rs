@@ -132,6 +132,7 @@ mod tests {
         assert_eq!(ID.pack(), 0xabcd_e123_4567_89ab);
     }
 
+    // SPEC: R-foreign
     #[test]
     fn one_bit_or_another_service_makes_it_foreign() {
         let ours = identifiers(1);
@@ -162,6 +163,7 @@ mod tests {
 
     /// No 16-byte identifier can be made ambiguous at will, for that needs the key; the eight-byte one is drawn as it
     /// is. Both loops ask the same function.
+    // SPEC: R-unambiguous
     #[test]
     fn an_ambiguous_identifier_is_redrawn() {
         let good = [0x40, 1, 2, 3, 0x21, 0x12, 0xa4, 0x42];

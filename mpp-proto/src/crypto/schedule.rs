@@ -281,6 +281,7 @@ mod tests {
         }
     }
 
+    // SPEC: R-transcript
     #[test]
     fn connect_opens_only_as_it_was_sealed() {
         let mut sealed = with_room(b"connect");
@@ -293,6 +294,7 @@ mod tests {
         sweep(P1C, &sealed, open);
     }
 
+    // SPEC: R-transcript
     #[test]
     fn the_answer_opens_only_as_it_was_sealed() {
         let p1 = StepOneDigest::of(P1);
@@ -316,6 +318,7 @@ mod tests {
         }
     }
 
+    // SPEC: R-transcript, R-error-key
     #[test]
     fn the_error_opens_only_as_it_was_sealed_and_never_as_an_answer() {
         let p1 = StepOneDigest::of(P1);
@@ -331,6 +334,7 @@ mod tests {
     }
 
     /// With a broken source of randomness the hedge still gives different randoms for different messages.
+    // SPEC: R-hedged
     #[test]
     fn hedged_randoms_differ_without_fresh_bytes() {
         let random = |connect, clear| initiator_random(&secret(), &[0; 32], connect, clear);

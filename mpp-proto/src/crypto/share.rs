@@ -67,6 +67,7 @@ mod tests {
     }
 
     /// The points of small order: 0, 1, the two of order 8, and p - 1.
+    // SPEC: R-zero-share
     #[test]
     fn shares_that_force_the_result_are_refused() {
         let alice = share("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");

@@ -239,6 +239,7 @@ mod tests {
         );
     }
 
+    // SPEC: R-key-id
     #[test]
     fn one_wrong_bit_or_byte_less_opens_nothing() {
         let (token, _) = key().seal(&alice(), &[7; 32]).unwrap();
@@ -282,6 +283,7 @@ mod tests {
     }
 
     /// The same salt for two plaintexts would be the same key and nonce for both.
+    // SPEC: R-salt-hedged
     #[test]
     fn the_salt_is_hedged() {
         let salt =

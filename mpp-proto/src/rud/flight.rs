@@ -300,6 +300,7 @@ mod tests {
         core::iter::from_fn(|| flight.next_packet(now, window)).collect()
     }
 
+    // SPEC: R-window-burst
     #[test]
     fn bursts_of_four_with_a_pause_and_a_window_of_ten() {
         let mut f = Flight::new(7, 16);
@@ -311,6 +312,7 @@ mod tests {
         assert_eq!(send_all(&mut f, at(2), w).len(), 2, "the window is full");
     }
 
+    // SPEC: R-only-missing
     #[test]
     fn only_missing_packets_are_sent_again() {
         let (mut f, mut w, mut rtt) = (Flight::new(0, 8), Window(16), Rtt::default());
@@ -323,6 +325,7 @@ mod tests {
         assert_eq!(f.on_acknowledgement(at(90), 0b1111_1111, &mut rtt, &mut w), Outcome::Complete);
     }
 
+    // SPEC: R-silence
     #[test]
     fn an_idle_packet_is_sent_five_times_and_then_silence() {
         let (mut f, mut w, rtt) = (Flight::new(0, 1), Window::default(), Rtt::default());
@@ -349,6 +352,20 @@ mod tests {
         assert!(rtt.smoothed().is_none());
     }
 
+    // SPEC: R-karn
+    #[test]
+    fn a_packet_that_was_sent_again_gives_no_sample() {
+        let (mut f, mut w, mut rtt) = (Flight::new(0, 2), Window::default(), Rtt::default());
+        send_all(&mut f, at(0), w);
+        let timeout = f.deadline(&rtt, w, at(0)).unwrap();
+        f.on_timeout(timeout, &rtt, &mut w, at(0));
+        assert_eq!(send_all(&mut f, timeout, w), [(0, 1), (1, 1)]);
+        let soon = timeout + Duration::from_millis(1);
+        assert_eq!(f.on_acknowledgement(soon, 0b11, &mut rtt, &mut w), Outcome::Complete);
+        assert_eq!(rtt.smoothed(), None);
+    }
+
+    // SPEC: R-eight
     #[test]
     fn after_eight_sendings_it_starts_over() {
         let (mut f, mut w, mut rtt) = (Flight::new(0, 16), Window(16), Rtt::default());

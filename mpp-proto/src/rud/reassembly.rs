@@ -151,6 +151,7 @@ mod tests {
         }
     }
 
+    // SPEC: R-partials
     #[test]
     fn buffers_that_are_used_again_are_empty() {
         let mut r = Reassembler::default();
@@ -180,6 +181,7 @@ mod tests {
         assert_eq!(r.insert(NOW, (10, 2, 1), false, b"y"), Kept::Complete(b"xy".to_vec()));
     }
 
+    // SPEC: R-partial-age
     #[test]
     fn old_partials_go() {
         let mut r = Reassembler::default();
@@ -190,6 +192,7 @@ mod tests {
         assert_eq!(r.bytes(), 1);
     }
 
+    // SPEC: R-consistent
     #[test]
     fn contradictions_are_named() {
         let mut r = Reassembler::default();

@@ -146,6 +146,7 @@ mod tests {
     use std::vec::Vec;
 
     proptest! {
+        // SPEC: R-window
         #[test]
         fn the_window_agrees_with_a_set(numbers in proptest::collection::vec(0u64..600, 1..400)) {
             let mut window = ReplayWindow::default();
@@ -164,6 +165,7 @@ mod tests {
             }
         }
 
+        // SPEC: R-window
         #[test]
         fn the_packet_window_agrees_with_a_set(
             packets in proptest::collection::vec((0u64..500, 0u8..16), 1..600),
@@ -188,6 +190,7 @@ mod tests {
             }
         }
 
+        // SPEC: R-nearest
         #[test]
         fn the_nearest_number_has_the_low_bits(highest in 0u64..1 << 48, off in -1_000_000i64..1_000_000) {
             let meant = highest.saturating_add_signed(off);

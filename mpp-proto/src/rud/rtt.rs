@@ -64,11 +64,13 @@ fn mix(old: u32, new: u32, shift: u32) -> u32 {
 mod tests {
     use super::*;
 
+    // SPEC: R-pto
     #[test]
     fn the_first_timeout_is_about_a_second() {
         assert_eq!(Rtt::default().pto(0, false), Duration::from_micros(333_000 + 4 * 166_500 + 25_000));
     }
 
+    // SPEC: R-pto
     #[test]
     fn timeouts_double_up_to_a_minute() {
         let mut rtt = Rtt::default();
@@ -79,6 +81,7 @@ mod tests {
         assert_eq!(rtt.pto(40, false), MAX_TIMEOUT);
     }
 
+    // SPEC: R-sleepy
     #[test]
     fn a_sleeping_radio_gets_a_second() {
         let mut rtt = Rtt::default();

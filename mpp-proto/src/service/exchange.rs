@@ -191,7 +191,8 @@ impl Service {
             && wish.position > self.accounts.log(account).newest()
         {
             self.accounts.renew_epoch(account, &mut self.rng);
-            self.close_all_of(now, account, Code::CONFLICT);
+            // Not 409, which makes a device stop: these have to come back.
+            self.close_all_of(now, account, Code::TIMEOUT);
         }
         while self.half_open_of(holder).count() >= MAX_HALF_OPEN {
             let Some(oldest) = self.half_open_of(holder).next() else { break };

@@ -360,6 +360,7 @@ impl Locals {
 mod tests {
     use super::*;
 
+    // SPEC: R-generation
     #[test]
     fn a_slot_that_is_used_again_has_another_generation_and_no_keys() {
         let mut table = Table::new(1, 0xffff);

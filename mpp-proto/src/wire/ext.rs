@@ -145,11 +145,13 @@ mod tests {
         Ok((list.iter().map(|(tag, value)| (tag, value.to_vec())).collect(), reader.remaining()))
     }
 
+    // SPEC: R-long-tags
     #[test]
     fn longer_tags_are_skipped() {
         assert_eq!(parse(&[0, 127, 254, 2, 9, 9, 130, 1, 7, 255, 4, 5]), Ok((vec![(130, vec![7])], 2)));
     }
 
+    // SPEC: R-list-end
     #[test]
     fn the_final_255_is_mandatory_and_never_part_of_a_tag() {
         assert_eq!(parse(&[]), Err(Malformed));

@@ -167,6 +167,7 @@ mod tests {
         assert_eq!(EXAMPLE.valid(Direction::ToInitiator), Ok(()));
     }
 
+    // SPEC: R-flags
     #[test]
     fn the_flags_are_where_the_specification_puts_them() {
         let plain = Header::single(0, Direction::ToResponder);
@@ -182,6 +183,7 @@ mod tests {
         assert_eq!(Header::decode(block), plain);
     }
 
+    // SPEC: R-header-valid
     #[test]
     fn validity() {
         let to = Direction::ToInitiator;

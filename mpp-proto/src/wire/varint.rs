@@ -68,6 +68,7 @@ mod tests {
     }
 
     /// RFC 9000, appendix A.1.
+    // SPEC: R-varint
     #[test]
     fn the_examples_of_rfc_9000() {
         let cases: [(&[u8], u64); 4] = [

@@ -54,6 +54,7 @@ fn heartbeats_keep_it_connected() {
     assert_eq!(pair.service.stats().connected, 1);
 }
 
+// SPEC: R-resume
 #[test]
 fn a_device_that_was_away_catches_up() {
     let mut pair = Pair::new();
@@ -130,6 +131,7 @@ fn posts_are_published_once() {
     assert!(newest.0 >= posted as u64 && newest.0 <= 20);
 }
 
+// SPEC: R-message-limit
 #[test]
 fn a_post_that_fits_no_packet_is_refused_with_the_limit() {
     let mut pair = Pair::new();

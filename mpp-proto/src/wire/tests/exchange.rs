@@ -108,6 +108,7 @@ proptest! {
     }
 }
 
+// SPEC: R-step1-size
 #[test]
 fn size_of_step1() {
     for (size, ok) in [(1199, false), (1200, true), (1452, true), (1453, false)] {
@@ -117,6 +118,7 @@ fn size_of_step1() {
     }
 }
 
+// SPEC: R-version
 #[test]
 fn step1_of_another_version() {
     let mut packet = packet(&clear(&[5; 90]), 1200);
@@ -128,6 +130,7 @@ fn step1_of_another_version() {
     assert_eq!(Step1::parse(&packet).err(), Some(Step1Error::Malformed));
 }
 
+// SPEC: R-step1-parts
 #[test]
 fn step1_needs_all_its_parts() {
     let whole = bytes_of(&clear(&[5; 90]));
@@ -152,6 +155,7 @@ fn step1_needs_all_its_parts() {
     assert!(Step1::parse(&packet(&clear(&token), 1200)).is_err());
 }
 
+// SPEC: R-answer-form
 #[test]
 fn answers_that_are_none() {
     let mut out = Vec::new();
@@ -176,6 +180,7 @@ fn answers_that_are_none() {
     assert_eq!(Answer::parse(&out), Err(Malformed), "nothing is sealed");
 }
 
+// SPEC: R-classify
 #[test]
 fn classification() {
     let mut stun = vec![0, 1, 0, 8, 0x21, 0x12, 0xa4, 0x42];
@@ -200,6 +205,7 @@ fn classification() {
     assert_eq!(classify_service(&[]), Kind::None);
 }
 
+// SPEC: R-unambiguous
 #[test]
 fn identifiers_that_look_like_something_else() {
     assert!(is_ambiguous_identifier(&[0; 8]));

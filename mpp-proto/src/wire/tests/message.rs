@@ -88,6 +88,7 @@ proptest! {
         prop_assert_eq!(ConnectResponse::parse(&out), Ok(response));
     }
 
+    // SPEC: R-message-end
     #[test]
     fn heartbeat(request in request(), interval in millis(), mark in serial(), position in serial()) {
         let heartbeat = Heartbeat { request, interval, mark, position };
@@ -256,6 +257,7 @@ fn types_this_profile_does_not_have() {
     assert_eq!(Message::parse(&[]), Err(Malformed));
 }
 
+// SPEC: R-unknown-fields, R-once
 #[test]
 fn unknown_fields_are_ignored_and_known_ones_come_once() {
     let want = Message::Acknowledge(Acknowledge { position: Serial(5) });
@@ -265,6 +267,7 @@ fn unknown_fields_are_ignored_and_known_ones_come_once() {
 }
 
 /// Each field in a message that ignores it, so that only its own form decides: the values of its limits.
+// SPEC: R-limits
 #[test]
 fn limits_of_fields() {
     let parse = |tag, value: &[u8]| Message::parse(&raw(77, &[(tag, value)])).is_ok();
@@ -303,6 +306,7 @@ fn limits_of_fields() {
     assert!(!parse(tag::POSITION, &[1, 1]));
 }
 
+// SPEC: R-limits, R-notify-order
 #[test]
 fn limits_of_events() {
     let notify = |event: &[u8]| {
@@ -339,6 +343,7 @@ fn limits_of_events() {
     assert!(two(4, 5) && !two(5, 5) && !two(5, 4));
 }
 
+// SPEC: R-mask
 #[test]
 fn masks_are_sent_without_zero_bytes_at_the_end() {
     let subscribe = |filter| {
@@ -350,6 +355,7 @@ fn masks_are_sent_without_zero_bytes_at_the_end() {
     assert_eq!(subscribe(StoreSet::EMPTY.with(StoreId::CONTACT)), [7, 128, 1, 1, 131, 2, 0, 8, 255]);
 }
 
+// SPEC: R-event-fits
 #[test]
 fn the_largest_event_fits_one_notify() {
     let (payload, key) = (vec![0xa5; MAX_PAYLOAD], [0x5a; MAX_KEY]);

@@ -42,6 +42,7 @@ fn example_text() {
     assert_eq!(read.endpoints()[1].to_string(), "presence.example.com:15096");
 }
 
+// SPEC: R-no-secrets-shown
 #[test]
 fn nothing_secret_is_shown() {
     let shown = format!("{:?}", example());
@@ -56,6 +57,7 @@ fn error(text: &str) -> TicketError {
     text.parse::<Ticket>().map(|_| ()).unwrap_err()
 }
 
+// SPEC: R-ticket-checksum
 #[test]
 fn errors_say_what_is_wrong() {
     assert_eq!(error(""), TicketError::NotATicket);

@@ -1,0 +1,357 @@
+//! What SPEC.md demands of a device, asked by a service that was made by hand.
+
+use std::vec;
+use std::vec::Vec;
+
+use core::time::Duration;
+
+use super::exchange::bytes_of;
+use super::host::{Host, IDENTIFIER, RESET, SECOND};
+use super::stranger::unix;
+use crate::channel::NotificationKind;
+use crate::device::{ConnectionState, DeviceEvent, DisconnectReason};
+use crate::ids::{Serial, StoreId, StoreSet};
+use crate::path::Disposition;
+use crate::time::{Instant, UnixTime};
+use crate::wire::{AnswerKind, Close, Code, EventRef, Header, Notify, PacketExtension, Step1, emit_answer};
+
+fn secs(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// When the packets were sent, in milliseconds after `start`.
+fn times(start: Instant, packets: &[(Instant, Vec<u8>)]) -> Vec<u64> {
+    packets.iter().map(|(at, _)| at.since(start).as_micros() as u64 / 1000).collect()
+}
+
+fn event(serial: u64, expiry: UnixTime, payload: &[u8]) -> EventRef<'_> {
+    EventRef { serial: Serial(serial), store: StoreId::INBOUND, expiry, key: None, payload }
+}
+
+/// A Notify after `told` with these events, up to the last of them.
+fn notify(told: u64, events: &[EventRef<'_>]) -> Vec<u8> {
+    let upto = events.last().unwrap().serial;
+    let (changed, lost) = (StoreSet::EMPTY, StoreSet::EMPTY);
+    let events = events.iter().copied();
+    bytes_of(&Notify { told: Serial(told), upto, newest: upto, changed, lost, events })
+}
+
+impl Host {
+    /// A Notify with one event in one packet.
+    fn notify(&mut self, serial: u64) -> (Header, Vec<u8>) {
+        let header = Header { wanted: true, ..self.header() };
+        (header, notify(serial - 1, &[event(serial, unix(self.now) + secs(60), b"payload")]))
+    }
+
+    /// The serials of the events that the application is given now.
+    fn given(&mut self) -> Vec<u64> {
+        let mut serials = Vec::new();
+        while let Some(notification) = self.device.poll_notification(self.now) {
+            if let NotificationKind::Event { serial, .. } = notification.kind {
+                serials.push(serial.0);
+            }
+        }
+        serials
+    }
+
+    fn close(&mut self, code: Code, retry_after: Duration) {
+        let header = self.header();
+        let close = Close { code, reason: "", retry_after };
+        self.send(&header, &[PacketExtension::Close(close)], &[]);
+    }
+
+    /// How long the device then waits before it begins an attempt.
+    fn next_attempt(&mut self) -> Duration {
+        let start = self.now;
+        self.next().0.since(start)
+    }
+}
+
+// SPEC: R-step1-same
+#[test]
+fn step_1_is_sent_again_byte_for_byte() {
+    let mut host = Host::new();
+    let start = host.now;
+    let sent = host.run(ms(10_900));
+    assert_eq!(times(start, &sent), [0, 1000, 3000, 7000]);
+    assert!(sent.iter().all(|(_, p)| *p == sent[0].1));
+    // The next attempt is another one.
+    let next = host.run(secs(15));
+    assert_ne!(next[0].1, sent[0].1);
+}
+
+// SPEC: R-heartbeat-first
+#[test]
+fn the_first_data_packet_is_a_heartbeat() {
+    let mut host = Host::new();
+    let step1 = host.take().remove(0);
+    let _ = host.answer(&step1);
+    let start = host.now;
+    let sent = host.run(secs(10));
+    assert_eq!(times(start, &sent), [0, 1000, 3000, 7000]);
+    assert!(sent.iter().all(|(_, p)| p.starts_with(&IDENTIFIER)));
+    let requests: Vec<_> = sent.iter().map(|(_, p)| host.request(p)).collect();
+    assert!(requests[0].is_some() && requests.iter().all(|r| *r == requests[0]), "{requests:?}");
+    let numbers: Vec<_> = sent.iter().map(|(_, p)| host.open(p).unwrap().header.number).collect();
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    assert_eq!(host.device.state(), ConnectionState::Connecting);
+    host.status(&sent[3].1);
+    assert_eq!(host.device.state(), ConnectionState::Connected);
+}
+
+// SPEC: R-hints, R-two-defers
+#[test]
+fn hints_change_nothing() {
+    let mut host = Host::new();
+    let step1 = host.take().remove(0);
+    let handshake = Step1::parse(&step1).unwrap().handshake;
+    let hint = |host: &mut Host, kind| {
+        let mut packet = Vec::new();
+        emit_answer(&mut packet, &handshake, &kind);
+        let _ = host.put(&packet);
+        host.take()
+    };
+    for code in [401, 403, 404, 409, 410, 503, 505] {
+        let kind = AnswerKind::ClearError { code: Code::new(code), retry_after: secs(86_400) };
+        assert!(hint(&mut host, kind).is_empty());
+    }
+    assert_eq!(host.run(ms(1_000)).len(), 1, "step 1 is sent again as if nothing had been");
+    for challenge in [[1; 16], [2; 16]] {
+        let followed = hint(&mut host, AnswerKind::Defer { challenge });
+        assert_eq!(followed.len(), 1);
+        assert_eq!(Step1::parse(&followed[0]).unwrap().echo, Some(challenge));
+    }
+    assert!(hint(&mut host, AnswerKind::Defer { challenge: [3; 16] }).is_empty());
+    // The genuine answer to the first step 1 still counts.
+    assert_eq!(host.answer(&step1), Disposition::Accepted);
+    let beat = host.take().remove(0);
+    host.status(&beat);
+    assert_eq!(host.device.state(), ConnectionState::Connected);
+    assert!(!host.events.iter().any(|e| matches!(e, DeviceEvent::RenewTicket { .. })));
+}
+
+// SPEC: R-slow-retry
+#[test]
+fn a_refused_ticket_is_tried_again_seldom() {
+    let mut host = Host::new();
+    for (turn, minutes) in [15, 30, 60, 120, 240, 360, 360].into_iter().enumerate() {
+        let step1 = host.take().pop().or_else(|| Some(host.run(secs(1)).remove(0).1)).unwrap();
+        let _ = host.refuse(&step1, Code::TICKET_EXPIRED);
+        assert_eq!(host.take().len(), 0);
+        let asked = host.events.iter().filter(|e| matches!(e, DeviceEvent::RenewTicket { .. })).count();
+        assert_eq!(asked, turn + 1);
+        let at = host.device.poll_timeout().unwrap().at.since(host.now);
+        let most = secs(minutes * 60);
+        assert!(most * 8 / 10 <= at && at <= most, "{turn}: {at:?}");
+        host.now = host.now + at;
+        host.device.handle_timeout(host.now);
+    }
+}
+
+// SPEC: R-superseded-stops, R-retry-after
+#[test]
+fn close_409_is_final_and_all_others_are_not() {
+    let mut host = Host::new();
+    host.connect();
+    host.close(Code::CONFLICT, Duration::ZERO);
+    assert!(host.run(secs(100_000)).is_empty());
+    assert!(host.device.is_drained());
+    assert_eq!(host.events.last(), Some(&DeviceEvent::Aborted(DisconnectReason::Superseded)));
+
+    for (code, retry_after) in [(400, 0), (408, 0), (503, 0), (503, 30), (599, 7)] {
+        let mut host = Host::new();
+        host.connect();
+        host.close(Code::new(code), secs(retry_after));
+        let waited = host.next_attempt();
+        assert!(secs(retry_after) <= waited && waited <= secs(retry_after.max(2)), "{code}: {waited:?}");
+    }
+}
+
+// SPEC: R-reset-reconnect
+#[test]
+fn a_reset_with_the_right_token_makes_it_connect_anew() {
+    let mut host = Host::new();
+    host.connect();
+    let reset = |token: [u8; 16], len: usize| [vec![0xaa; len - 16], token.to_vec()].concat();
+    for (token, len) in [([0x98; 16], 40), (RESET, 41), (RESET, 39)] {
+        assert_eq!(host.put(&reset(token, len)), Disposition::NotForUs);
+    }
+    assert_eq!(host.put(&reset(RESET, 40)), Disposition::Accepted);
+    assert!(host.next_attempt() <= secs(2));
+}
+
+// SPEC: R-dead
+#[test]
+fn a_service_that_does_not_answer_is_given_up() {
+    let mut host = Host::new();
+    host.connect();
+    let start = host.now;
+    let sent = host.run(secs(40));
+    let beats: Vec<_> = sent.iter().filter(|(_, p)| p.starts_with(&IDENTIFIER)).cloned().collect();
+    let first = beats[0].0.since(start);
+    assert!(ms(22_500) <= first && first <= secs(25), "{first:?}");
+    assert_eq!(times(beats[0].0, &beats), [0, 1000, 3000, 7000]);
+    let anew = sent.iter().find(|(_, p)| !p.starts_with(&IDENTIFIER)).expect("a new attempt");
+    assert_eq!(anew.0.since(beats[0].0), secs(11));
+    assert!(host.events.contains(&DeviceEvent::State(ConnectionState::Unacknowledged)));
+}
+
+// SPEC: R-jitter
+#[test]
+fn heartbeats_come_a_little_early_and_never_late() {
+    let mut host = Host::new();
+    host.connect();
+    let mut last = host.now;
+    let mut intervals = Vec::new();
+    for _ in 0..40 {
+        let (at, beat) = host.next();
+        intervals.push(at.since(last));
+        last = at;
+        host.status(&beat);
+    }
+    assert!(intervals.iter().all(|i| ms(22_500) <= *i && *i <= secs(25)), "{intervals:?}");
+    assert!(intervals.iter().any(|i| *i < secs(23)) && intervals.iter().any(|i| *i > ms(24_500)));
+}
+
+// SPEC: R-duplicate-acked
+#[test]
+fn a_duplicate_is_acknowledged_again_and_not_delivered() {
+    let mut host = Host::new();
+    host.connect();
+    let (header, message) = host.notify(1);
+    host.send(&header, &[], &message);
+    assert_eq!(host.given(), [1]);
+    assert_eq!(host.acks(), [(1, 1)]);
+    for transmission in [0, 1] {
+        host.run(secs(1));
+        let header = Header { transmission, ..header };
+        host.send(&header, &[], &message);
+        assert_eq!(host.acks(), [(1, 1)]);
+        assert_eq!(host.given(), []);
+    }
+}
+
+// SPEC: R-kept
+#[test]
+fn what_there_is_no_room_for_is_not_acknowledged() {
+    let mut host = Host::with(|c| c.queue_events = 2);
+    host.connect();
+    for serial in 1..=2 {
+        let (header, message) = host.notify(serial);
+        host.send(&header, &[], &message);
+        assert_eq!(host.acks(), [(header.number as u32, 1)]);
+    }
+    let (header, message) = host.notify(3);
+    host.send(&header, &[], &message);
+    assert_eq!(host.acks(), []);
+    assert_eq!(host.given(), [1, 2]);
+    assert!(host.take().iter().any(|p| host.request(p).is_some()), "the service is asked to go on");
+    host.send(&header, &[], &message);
+    assert_eq!(host.acks().last(), Some(&(header.number as u32, 1)));
+    assert_eq!(host.given(), [3]);
+}
+
+// SPEC: R-ack-delay
+#[test]
+fn a_part_is_acknowledged_within_25_ms_and_a_hole_or_the_whole_at_once() {
+    let mut host = Host::new();
+    host.connect();
+    let payload = vec![7; 2000];
+    let message = notify(0, &[event(1, unix(host.now) + secs(60), &payload)]);
+    let fragments: Vec<_> = message.chunks(700).collect();
+    assert_eq!(fragments.len(), 3);
+    let header = Header { wanted: true, count: 3, ..host.header() };
+    let send = |host: &mut Host, index: u8| {
+        host.send(&Header { index, ..header }, &[], fragments[usize::from(index)]);
+    };
+    send(&mut host, 0);
+    assert_eq!(host.acks(), []);
+    let start = host.now;
+    let sent = host.run(ms(30));
+    assert_eq!(times(start, &sent), [25]);
+    send(&mut host, 2);
+    assert_eq!(host.acks(), [(1, 0b101)]);
+    send(&mut host, 1);
+    assert_eq!(host.acks(), [(1, 0b111)]);
+    assert_eq!(host.given(), [1]);
+}
+
+// SPEC: R-expired
+#[test]
+fn an_expired_event_is_not_given_to_the_application() {
+    let mut host = Host::new();
+    host.connect();
+    let header = Header { wanted: true, ..host.header() };
+    let now = unix(host.now);
+    let message = notify(0, &[event(1, now, b"late"), event(2, now + ms(1), b"in time")]);
+    host.send(&header, &[], &message);
+    assert_eq!(host.acks(), [(1, 1)]);
+    assert_eq!(host.given(), [2]);
+}
+
+// SPEC: R-request-repeat
+#[test]
+fn a_request_is_repeated_under_its_id_and_then_given_up() {
+    let mut host = Host::new();
+    host.connect();
+    let request = host.device.query_endpoint(host.now).unwrap();
+    let start = host.now;
+    let sent = host.run(ms(22_400));
+    assert_eq!(times(start, &sent), [0, 1000, 3000, 7000, 15_000]);
+    let opened: Vec<_> = sent.iter().map(|(_, p)| host.open(p).unwrap()).collect();
+    assert!(opened.iter().all(|p| p.fragment == opened[0].fragment));
+    assert!(opened.windows(2).all(|w| w[0].header.number < w[1].header.number));
+    while !host.events.iter().any(|e| matches!(e, DeviceEvent::Failed { request: r, .. } if *r == request)) {
+        for (_, packet) in host.run(ms(100)) {
+            host.status(&packet);
+        }
+        assert!(host.now.since(start) < secs(24));
+    }
+    assert!(host.now.since(start) >= secs(23));
+}
+
+// SPEC: R-challenge-answered
+#[test]
+fn a_challenge_is_answered_at_once_in_a_datagram_of_its_own() {
+    let mut host = Host::new();
+    host.connect();
+    for challenge in [[1; 8], [2; 8]] {
+        let header = host.header();
+        host.send(&header, &[PacketExtension::PathChallenge(challenge)], &[]);
+        let sent = host.take();
+        assert_eq!(sent.len(), 1);
+        let opened = host.open(&sent[0]).unwrap();
+        assert_eq!((opened.response, opened.ty()), (Some(challenge), 0));
+    }
+}
+
+// SPEC: R-network-change, R-identifier-reissued
+#[test]
+fn on_another_network_the_connection_goes_on_under_other_identifiers() {
+    let mut host = Host::new();
+    host.connect();
+    host.run(secs(3));
+    host.device.handle_network_change(host.now);
+    let sent = host.take();
+    assert_eq!(sent.len(), 1);
+    assert!(sent[0].starts_with(&SECOND) && sent[0].len() == 1200);
+    assert!(host.request(&sent[0]).is_some(), "a Heartbeat");
+    assert!(host.open(&sent[0]).unwrap().identifiers.is_empty());
+    // The service uses another identifier of the device, and gets a fresh one for it.
+    let first = host.own.remove(0);
+    host.status(&sent[0]);
+    let (header, message) = host.notify(1);
+    host.send(&header, &[], &message);
+    let sent = host.take();
+    let issued = host.open(&sent[0]).unwrap().identifiers;
+    assert!(issued.len() == 8 && issued != first && !host.own.concat().chunks(8).any(|own| own == issued));
+    assert_eq!(host.device.state(), ConnectionState::Connected);
+    host.own = vec![issued.try_into().unwrap()];
+    let (header, message) = host.notify(2);
+    host.send(&header, &[], &message);
+    assert_eq!(host.given(), [1, 2]);
+}

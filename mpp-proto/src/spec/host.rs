@@ -1,0 +1,232 @@
+//! A service made by hand, and the device it talks to.
+
+use std::sync::Arc;
+use std::vec::Vec;
+
+use core::net::SocketAddr;
+use core::num::NonZeroUsize;
+use core::time::Duration;
+
+use super::exchange::bytes_of;
+use super::stranger::{Opened, open, seal, ticket, unix};
+use crate::crypto::{AnswerKey, ConnectKey, ConnectionKeys, ErrorKey, Secret, StepOneDigest};
+use crate::device::{Device, DeviceConfig, DeviceEvent, LinkState};
+use crate::ids::{Epoch, RequestId, Rights, Serial, StoreSet};
+use crate::path::{Datagram, Disposition, LinkId, Path};
+use crate::random::Seed;
+use crate::time::Instant;
+use crate::wire::{
+    AEAD_TAG, AnswerKind, Code, Connect, ConnectResponse, Direction, Emit, ErrorBody, Header, Message,
+    PacketExtension, Status, Step1, device_identifiers, emit_answer, read_sealed, write_sealed,
+};
+
+pub(super) const IDENTIFIER: [u8; 16] = [0x77; 16];
+pub(super) const RESET: [u8; 16] = [0x99; 16];
+/// The service's second identifier.
+pub(super) const SECOND: [u8; 16] = [0x78; 16];
+pub(super) const EPOCH: Epoch = Epoch([5; 8]);
+
+/// A device on a virtual clock, and the service's side of its connection.
+pub(super) struct Host {
+    pub(super) now: Instant,
+    pub(super) device: Device,
+    pub(super) events: Vec<DeviceEvent>,
+    secret: Secret,
+    link: LinkId,
+    keys: Option<ConnectionKeys>,
+    /// The device's identifiers; the first is in use.
+    pub(super) own: Vec<[u8; 8]>,
+    number: u64,
+}
+
+fn service() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 15_096))
+}
+
+impl Host {
+    pub(super) fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    pub(super) fn with(change: impl FnOnce(&mut DeviceConfig)) -> Self {
+        // Without a share, so that the ticket's secret is all it takes to answer.
+        let mut config = DeviceConfig { forward_secrecy: false, ..DeviceConfig::default() };
+        change(&mut config);
+        let now = Instant::from_micros(5_000_000);
+        let ticket = ticket(Rights::default());
+        let secret = Secret::new(*ticket.secret());
+        let device = Device::new(Arc::new(config), ticket, None, Seed::new([2; 32]), now, unix(now));
+        let (events, link) = (Vec::new(), LinkId(0));
+        Self { now, device, events, secret, link, keys: None, own: Vec::new(), number: 0 }
+    }
+
+    /// What the device sends now.
+    pub(super) fn take(&mut self) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut buffer = [0; 1452];
+        self.device.handle_timeout(self.now);
+        loop {
+            let events: Vec<_> = core::iter::from_fn(|| self.device.poll_event()).collect();
+            let mut idle = events.is_empty();
+            for event in events {
+                if let DeviceEvent::OpenLink { link, .. } = event {
+                    self.link = link;
+                    self.device.handle_link(self.now, link, LinkState::Open { local: service() });
+                }
+                self.events.push(event);
+            }
+            while let Some(t) = self.device.poll_transmit(self.now, &mut buffer, NonZeroUsize::MIN) {
+                idle = false;
+                out.push(buffer[..t.len].to_vec());
+            }
+            if idle {
+                return out;
+            }
+        }
+    }
+
+    /// What the device sends in this time, and when.
+    pub(super) fn run(&mut self, time: Duration) -> Vec<(Instant, Vec<u8>)> {
+        let end = self.now + time;
+        let mut out = Vec::new();
+        loop {
+            out.extend(self.take().into_iter().map(|p| (self.now, p)));
+            let next = self.device.poll_timeout().map(|w| w.at).filter(|at| *at <= end);
+            self.now = next.unwrap_or(end);
+            self.device.handle_timeout(self.now);
+            if next.is_none() {
+                out.extend(self.take().into_iter().map(|p| (self.now, p)));
+                return out;
+            }
+        }
+    }
+
+    /// The next packet that the device sends, whenever that is.
+    pub(super) fn next(&mut self) -> (Instant, Vec<u8>) {
+        let mut sent = self.run(Duration::ZERO);
+        while sent.is_empty() {
+            let at = self.device.poll_timeout().expect("it tries for ever").at;
+            sent = self.run(at.since(self.now));
+        }
+        assert_eq!(sent.len(), 1);
+        sent.remove(0)
+    }
+
+    /// A packet arrives at the device.
+    pub(super) fn put(&mut self, packet: &[u8]) -> Disposition {
+        let path = Path::new(self.link, service());
+        let mut packet = packet.to_vec();
+        self.device.handle_datagram(self.now, Datagram { path, payload: &mut packet })
+    }
+
+    /// An authenticated Error.
+    pub(super) fn refuse(&mut self, step1: &[u8], code: Code) -> Disposition {
+        let read = Step1::parse(step1).unwrap();
+        let body = ErrorBody { code, retry_after: Duration::ZERO, serial: None, detail: "" };
+        let mut packet = Vec::new();
+        emit_answer(&mut packet, &read.handshake, &AnswerKind::SealedError { random: [4; 16] });
+        let clear = packet.clone();
+        let len = body.emitted_len() + 1;
+        packet.resize(clear.len() + len + AEAD_TAG, 0);
+        write_sealed(&mut packet[clear.len()..clear.len() + len], &body).unwrap();
+        let key = ErrorKey::new(&self.secret, &StepOneDigest::of(step1), &clear);
+        key.seal(&clear, &mut packet[clear.len()..]);
+        self.put(&packet)
+    }
+
+    /// Answers step 1 with ResponderComplete.
+    pub(super) fn answer(&mut self, step1: &[u8]) -> Disposition {
+        let read = Step1::parse(step1).unwrap();
+        let mut sealed = step1[read.clear.len()..].to_vec();
+        let plain = ConnectKey::new(&self.secret, read.clear).open(read.clear, &mut sealed).unwrap();
+        let connect = Connect::parse(read_sealed(plain).unwrap()).unwrap();
+        self.own = device_identifiers(connect.identifiers).collect();
+        let identifiers = [IDENTIFIER, RESET, SECOND, [0x9a; 16]].concat();
+        let response = ConnectResponse {
+            identifiers: &identifiers,
+            epoch: EPOCH,
+            newest: Serial(0),
+            lost: StoreSet::EMPTY,
+            endpoint: Some(service()),
+            service_time: unix(self.now),
+            lease: Duration::from_secs(80),
+            refresh_after: Duration::from_secs(86_400),
+            packet_size: 1200,
+        };
+        let mut packet = Vec::new();
+        let kind = AnswerKind::Complete { random: [4; 16], share: None };
+        emit_answer(&mut packet, &read.handshake, &kind);
+        let clear = packet.clone();
+        packet.resize(step1.len(), 0);
+        write_sealed(&mut packet[clear.len()..step1.len() - AEAD_TAG], &response).unwrap();
+        let key = AnswerKey::new(&self.secret, None, &StepOneDigest::of(step1), &clear);
+        key.seal(&clear, &mut packet[clear.len()..]);
+        self.keys = Some(key.connection_keys());
+        self.number = 0;
+        self.put(&packet)
+    }
+
+    /// Connects the device: exchange, Heartbeat, Status.
+    pub(super) fn connect(&mut self) {
+        let step1 = self.take().remove(0);
+        assert_eq!(self.answer(&step1), Disposition::Accepted);
+        let beat = self.take().remove(0);
+        self.status(&beat);
+    }
+
+    /// The request id of a Heartbeat.
+    pub(super) fn request(&self, packet: &[u8]) -> Option<RequestId> {
+        match Message::parse(&self.open(packet)?.fragment).ok()? {
+            Message::Heartbeat(heartbeat) => Some(heartbeat.request),
+            _ => None,
+        }
+    }
+
+    /// Answers a Heartbeat.
+    pub(super) fn status(&mut self, heartbeat: &[u8]) {
+        let request = self.request(heartbeat);
+        assert!(request.is_some(), "{:?}", self.open(heartbeat));
+        let status = Status {
+            request,
+            newest: Serial(0),
+            endpoint: Some(service()),
+            service_time: unix(self.now),
+            stores: core::iter::empty(),
+            unheard: 0,
+        };
+        let header = self.header();
+        self.send(&header, &[], &bytes_of(&status));
+    }
+
+    pub(super) fn header(&mut self) -> Header {
+        let header = Header::single(self.number, Direction::ToInitiator);
+        self.number += 1;
+        header
+    }
+
+    pub(super) fn seal(
+        &self,
+        header: &Header,
+        extensions: &[PacketExtension<'_>],
+        fragment: &[u8],
+    ) -> Vec<u8> {
+        seal(self.keys.as_ref().unwrap(), &self.own[0], header, extensions, fragment)
+    }
+
+    /// Sends the device any packet.
+    pub(super) fn send(&mut self, header: &Header, extensions: &[PacketExtension<'_>], fragment: &[u8]) {
+        let packet = self.seal(header, extensions, fragment);
+        assert_eq!(self.put(&packet), Disposition::Accepted);
+    }
+
+    pub(super) fn open(&self, packet: &[u8]) -> Option<Opened> {
+        open(self.keys.as_ref()?, Direction::ToResponder, packet)
+    }
+
+    /// The acknowledgements in what the device sends now: number and bitmap.
+    pub(super) fn acks(&mut self) -> Vec<(u32, u16)> {
+        let packets = self.take();
+        let headers = packets.iter().filter_map(|p| self.open(p)).filter_map(|p| p.header.ack);
+        headers.map(|ack| (ack.number_low, ack.bitmap)).collect()
+    }
+}

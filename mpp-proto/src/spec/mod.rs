@@ -1,0 +1,13 @@
+//! SPEC.md held to the code: its examples are written here, its requirements are named by tests, and a device and a
+//! service made by hand from nothing but layouts and keys talk to the real ones.
+
+mod bytes;
+mod device;
+mod examples;
+mod exchange;
+mod host;
+mod packets;
+mod paths;
+mod requirements;
+mod service;
+mod stranger;
