@@ -156,7 +156,9 @@ impl Service {
     fn admit(&mut self, now: Instant, unix: UnixTime, opening: &Opening, holder: &Holder, wish: &Wish) {
         let refusal = if holder.expiry <= unix {
             Some(Code::TICKET_EXPIRED)
-        } else if holder.issued > unix + MAX_SKEW {
+        } else if holder.issued > unix + MAX_SKEW
+            || self.revocations.contains(&holder.account, &holder.device, holder.issued)
+        {
             Some(Code::UNAUTHORIZED)
         } else if !holder.rights.contains(Rights::RECEIVE) {
             Some(Code::FORBIDDEN)

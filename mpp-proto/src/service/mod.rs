@@ -9,6 +9,7 @@ mod outbox;
 mod packet;
 mod paths;
 mod record;
+mod revoke;
 mod send;
 mod stats;
 mod timers;
@@ -30,6 +31,7 @@ use outbox::Outbox;
 use packet::Bucket;
 use paths::Validations;
 use record::{State, Table, flag};
+use revoke::Revocations;
 
 use crate::batch::TransmitBatch;
 use crate::channel::Event;
@@ -84,6 +86,7 @@ pub struct Service {
     events: VecDeque<u32>,
     /// Records whose position moved.
     positions: VecDeque<u32>,
+    revocations: Revocations,
     half_open: u32,
     resets: Bucket,
     stats: ServiceStats,
@@ -120,6 +123,7 @@ impl Service {
             outbox: Outbox::default(),
             events: VecDeque::new(),
             positions: VecDeque::new(),
+            revocations: Revocations::default(),
             half_open: 0,
             resets: Bucket::new(now),
             stats: ServiceStats::default(),

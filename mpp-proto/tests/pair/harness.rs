@@ -108,6 +108,11 @@ impl Pair {
             Device::new(Arc::clone(&self.device_config), ticket, resume, seed, self.now, unix(self.now));
     }
 
+    /// A ticket issued now.
+    pub(crate) fn mint(&self) -> Ticket {
+        ticket(&self.key, self.now, Duration::from_secs(86_400))
+    }
+
     pub(crate) fn publish(&mut self, event: Event) -> Serial {
         self.service.publish(self.now, &AccountId::of(ACCOUNT), event).unwrap()
     }

@@ -189,3 +189,20 @@ fn a_thousand_events_cross_a_bad_network_quickly() {
     println!("{took:?} {:?} {:?}", pair.device.stats(), pair.service.stats());
     assert!(took < Duration::from_secs(90), "{took:?}");
 }
+
+#[test]
+fn a_revoked_ticket_is_refused_and_a_newer_one_is_not() {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(1));
+    let (account, device) = (AccountId::of(ACCOUNT), DeviceId([1; 16]));
+    let before = harness::unix(pair.now);
+    pair.service.revoke(pair.now, &account, device, before);
+    pair.run(Duration::from_secs(10));
+    assert_eq!(pair.service.stats().connected, 0);
+    assert!(pair.events.iter().any(|e| matches!(e, DeviceEvent::RenewTicket { code: Code::UNAUTHORIZED })));
+    pair.service.revoke(pair.now, &account, device, UnixTime::EPOCH);
+    let fresh = pair.mint();
+    pair.device.renew(pair.now, fresh);
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.service.stats().connected, 1);
+}
