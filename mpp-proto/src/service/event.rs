@@ -43,6 +43,15 @@ pub enum ServiceEvent {
         /// Over which path.
         path: Path,
     },
+    /// A device is followed to another path: it has answered a challenge from there.
+    Moved {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        device: DeviceId,
+        /// The path to it now.
+        path: Path,
+    },
     /// A device is not connected any more.
     Closed {
         /// Whose.

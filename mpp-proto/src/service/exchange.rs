@@ -274,7 +274,6 @@ impl Service {
             pair[SERVICE_IDENTIFIER..].copy_from_slice(&self.identifiers.reset_token(&identifier));
         }
         let refresh_after = if agreed.is_some() {
-            self.table.hot[slot].set(flag::FORWARD_SECRET);
             self.rng.fraction(900, 1100, REFRESH)
         } else {
             self.rng.duration(REFRESH_EARLY.0, REFRESH_EARLY.1)

@@ -9,6 +9,7 @@ use hashbrown::HashTable;
 
 use super::Service;
 use super::outbox::Say;
+use super::record::flag;
 use crate::path::Path;
 use crate::pool::Slab;
 use crate::time::Instant;
@@ -205,6 +206,8 @@ impl Service {
     fn move_to(&mut self, slot: u32, path: Path) {
         let before = self.table.hot[slot].remote().ip();
         self.table.set_path(slot, &path);
+        self.table.hot[slot].set(flag::MOVED);
+        self.announce(slot);
         if before != path.remote.ip() {
             // Another network: what was measured does not hold there, and the old identifier would link the two.
             let hot = &mut self.table.hot[slot];

@@ -46,8 +46,8 @@ pub(super) mod flag {
     pub(in crate::service) const SILENT: u8 = 1 << 3;
     /// An event of high urgency came while a Notify was in flight.
     pub(in crate::service) const URGENT: u8 = 1 << 4;
-    /// The keys hold an X25519 result.
-    pub(in crate::service) const FORWARD_SECRET: u8 = 1 << 5;
+    /// It has moved to another path and the host has not heard of it.
+    pub(in crate::service) const MOVED: u8 = 1 << 5;
     /// The host has heard that it is connected.
     pub(in crate::service) const TOLD_CONNECTED: u8 = 1 << 6;
     /// The host has heard that it is not any more.

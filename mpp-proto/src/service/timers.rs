@@ -219,10 +219,16 @@ impl Service {
         hot.clear(flag::EVENT);
         if !hot.has(flag::TOLD_CONNECTED) {
             hot.set(flag::TOLD_CONNECTED);
+            // It is told of on the path on which it is.
+            hot.clear(flag::MOVED);
             if !hot.is_live() {
                 self.announce(slot);
             }
             return Some(ServiceEvent::Connected { account, device, path });
+        }
+        if hot.has(flag::MOVED) && hot.is_live() {
+            hot.clear(flag::MOVED);
+            return Some(ServiceEvent::Moved { account, device, path });
         }
         if hot.is_live() || hot.has(flag::TOLD_CLOSED) {
             return None;

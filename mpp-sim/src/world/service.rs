@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use mpp_proto::{
-    AccountHead, AccountId, Datagram, Disposition, Instant, LinkId, Path, Progress, Service, ServiceConfig,
+    AccountHead, Datagram, Disposition, Instant, LinkId, Path, Progress, Service, ServiceConfig,
     ServiceEvent, TransmitBatch,
 };
 
@@ -101,7 +101,7 @@ impl ServiceNode {
             let mut busy = false;
             while let Some(event) = machine.poll_event() {
                 busy = true;
-                if let ServiceEvent::Connected { path, .. } = event {
+                if let ServiceEvent::Connected { path, .. } | ServiceEvent::Moved { path, .. } = event {
                     self.ledger.entry(path.remote).or_default().validated = true;
                 }
                 self.log.push((now, event));
@@ -115,12 +115,6 @@ impl ServiceNode {
                     _ => None,
                 };
                 let book = self.ledger.entry(to).or_default();
-                if !book.validated {
-                    // A device may have moved here by a challenge, of which there is no event.
-                    let account = device.map(|d| AccountId::of(d.ticket.account()));
-                    book.validated =
-                        account.is_some_and(|a| machine.devices(now, &a).any(|d| d.path.remote == to));
-                }
                 assert!(
                     book.send(bytes.len()),
                     "contract rule 9: service {} sent {} bytes to {to}, got {}, and has not validated it",
