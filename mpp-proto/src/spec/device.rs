@@ -306,6 +306,14 @@ fn an_expired_event_is_not_given_to_the_application() {
     host.send(&header, &[], &message);
     assert_eq!(host.acks(), [(1, 1)]);
     assert_eq!(host.given(), [2]);
+    // The application takes its time.
+    let (header, message) = host.notify(3);
+    host.send(&header, &[], &message);
+    host.run(secs(10));
+    let (header, message) = host.notify(4);
+    host.send(&header, &[], &message);
+    host.now = host.now + secs(51);
+    assert_eq!(host.given(), [4]);
 }
 
 // SPEC: R-request-repeat
