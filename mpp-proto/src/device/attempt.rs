@@ -330,6 +330,9 @@ impl Attempt {
         clear_len: usize,
         peer: Option<[u8; 32]>,
     ) -> Option<Answered> {
+        // The connection's packets will go to where this came from. Whoever carries a copy of it elsewhere, and is
+        // faster, must not draw them to itself.
+        let candidate = self.candidates.iter().find(|c| c.remote == from)?;
         let (clear, sealed) = packet.split_at_mut(clear_len);
         let agreed = match (&self.share, &peer) {
             (Some(own), Some(peer)) => Some(own.agree(peer)?),
@@ -348,7 +351,6 @@ impl Attempt {
         let response = read_sealed(plain).and_then(ConnectResponse::parse).ok()?;
         let mut own = [[0; DEVICE_IDENTIFIER]; IDENTIFIERS];
         own.copy_from_slice(self.identifiers.as_chunks().0);
-        let candidate = self.candidates.iter().find(|c| c.remote == from);
         Some(Answered::Complete(Box::new(Agreed {
             keys: key.connection_keys(),
             service: service_identifiers(response.identifiers).take(IDENTIFIERS).collect(),
@@ -363,7 +365,7 @@ impl Attempt {
             forward_secret: agreed.is_some(),
             started: self.started,
             proposal: self.proposal,
-            round_trip: candidate.filter(|c| c.sent == 1).map(|c| now.since(c.starts_at)),
+            round_trip: (candidate.sent == 1).then(|| now.since(candidate.starts_at)),
         })))
     }
 }

@@ -166,7 +166,10 @@ impl Device {
         if opened.header.web {
             return Disposition::Accepted;
         }
-        connection.note_identifier(payload, &mut self.rng);
+        // Not for a replay: turn and turn about with genuine packets it would push out the identifiers in use.
+        if connection.judge(&opened.header) == Seen::New {
+            connection.note_identifier(payload, &mut self.rng);
+        }
         let plaintext = payload.get(opened.plaintext).unwrap_or_default();
         if let Phase::Closing { .. } = self.phase {
             // Whatever comes now is the farewell, or was on its way before it.

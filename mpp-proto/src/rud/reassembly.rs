@@ -151,7 +151,6 @@ mod tests {
         }
     }
 
-    // SPEC: R-partials
     #[test]
     fn buffers_that_are_used_again_are_empty() {
         let mut r = Reassembler::default();
@@ -164,6 +163,7 @@ mod tests {
         }
     }
 
+    // SPEC: R-partials
     #[test]
     fn two_partials_of_each_kind_and_no_more() {
         let mut r = Reassembler::default();

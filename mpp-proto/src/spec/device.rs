@@ -3,10 +3,11 @@
 use std::vec;
 use std::vec::Vec;
 
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::exchange::bytes_of;
-use super::host::{Host, IDENTIFIER, RESET, SECOND};
+use super::host::{Host, IDENTIFIER, RESET, SECOND, service};
 use super::stranger::unix;
 use crate::channel::NotificationKind;
 use crate::device::{ConnectionState, DeviceEvent, DisconnectReason};
@@ -132,6 +133,20 @@ fn hints_change_nothing() {
     host.status(&beat);
     assert_eq!(host.device.state(), ConnectionState::Connected);
     assert!(!host.events.iter().any(|e| matches!(e, DeviceEvent::RenewTicket { .. })));
+}
+
+// SPEC: R-answer-source
+#[test]
+fn an_answer_from_elsewhere_makes_no_connection() {
+    let mut host = Host::new();
+    let step1 = host.take().remove(0);
+    host.service = SocketAddr::from(([203, 0, 113, 66], 15_096));
+    let _ = host.answer(&step1);
+    assert!(host.take().is_empty());
+    host.service = service();
+    let _ = host.answer(&step1);
+    let beat = host.take().remove(0);
+    assert!(host.request(&beat).is_some());
 }
 
 // SPEC: R-slow-retry
@@ -291,6 +306,14 @@ fn an_expired_event_is_not_given_to_the_application() {
     host.send(&header, &[], &message);
     assert_eq!(host.acks(), [(1, 1)]);
     assert_eq!(host.given(), [2]);
+    // The application takes its time.
+    let (header, message) = host.notify(3);
+    host.send(&header, &[], &message);
+    host.run(secs(10));
+    let (header, message) = host.notify(4);
+    host.send(&header, &[], &message);
+    host.now = host.now + secs(51);
+    assert_eq!(host.given(), [4]);
 }
 
 // SPEC: R-request-repeat
@@ -312,6 +335,24 @@ fn a_request_is_repeated_under_its_id_and_then_given_up() {
         assert!(host.now.since(start) < secs(24));
     }
     assert!(host.now.since(start) >= secs(23));
+}
+
+// SPEC: R-identifier-reissued
+#[test]
+fn replays_do_not_wear_out_identifiers() {
+    let mut host = Host::new();
+    host.connect();
+    let (header, message) = host.notify(1);
+    let old = host.seal(&header, &[], &message);
+    let _ = host.put(&old);
+    host.own.remove(0);
+    for serial in 2..40 {
+        let (header, message) = host.notify(serial);
+        host.send(&header, &[], &message);
+        let _ = host.put(&old);
+        host.take();
+    }
+    assert_eq!(host.given().len(), 39);
 }
 
 // SPEC: R-challenge-answered

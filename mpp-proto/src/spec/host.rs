@@ -31,6 +31,8 @@ pub(super) struct Host {
     pub(super) now: Instant,
     pub(super) device: Device,
     pub(super) events: Vec<DeviceEvent>,
+    /// Where its packets come from.
+    pub(super) service: SocketAddr,
     secret: Secret,
     link: LinkId,
     keys: Option<ConnectionKeys>,
@@ -39,7 +41,7 @@ pub(super) struct Host {
     number: u64,
 }
 
-fn service() -> SocketAddr {
+pub(super) fn service() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], 15_096))
 }
 
@@ -57,7 +59,7 @@ impl Host {
         let secret = Secret::new(*ticket.secret());
         let device = Device::new(Arc::new(config), ticket, None, Seed::new([2; 32]), now, unix(now));
         let (events, link) = (Vec::new(), LinkId(0));
-        Self { now, device, events, secret, link, keys: None, own: Vec::new(), number: 0 }
+        Self { now, device, events, service: service(), secret, link, keys: None, own: Vec::new(), number: 0 }
     }
 
     /// What the device sends now.
@@ -114,7 +116,7 @@ impl Host {
 
     /// A packet arrives at the device.
     pub(super) fn put(&mut self, packet: &[u8]) -> Disposition {
-        let path = Path::new(self.link, service());
+        let path = Path::new(self.link, self.service);
         let mut packet = packet.to_vec();
         self.device.handle_datagram(self.now, Datagram { path, payload: &mut packet })
     }

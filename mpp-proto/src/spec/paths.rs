@@ -90,6 +90,20 @@ fn a_device_is_followed_once_it_has_answered_from_there() {
     assert!(sent.iter().any(|(to, p)| *to == elsewhere() && p.ty() == NOTIFY), "sent again at once");
 }
 
+// SPEC: R-path-validated
+#[test]
+fn a_device_that_does_not_know_of_its_new_address_is_followed_too() {
+    let mut world = World::new();
+    let mut device = Stranger::connected(&mut world, &Wish::new(1));
+    let packet = device.heartbeat();
+    let _ = world.put(abroad(), &packet);
+    let sent = world.take();
+    let to_new = challenge(&device.by_path(sent), abroad()).expect("a challenge that the budget allows");
+    let packet = device.response(to_new);
+    let _ = world.put(abroad(), &packet);
+    assert_eq!(notified(&mut world, &device), [abroad()]);
+}
+
 // SPEC: R-path-padded
 #[test]
 fn another_address_has_to_carry_packets_of_full_size() {

@@ -403,20 +403,22 @@ fn what_is_lost_is_said() {
     let of = |stores: &[StoreId]| stores.iter().copied().collect::<StoreSet>();
     let (inbound, contact) = (StoreId::INBOUND, StoreId::CONTACT);
     let mut serial = 0;
-    let mut lost = |epoch, position, covered| {
+    let mut lost = |epoch, position, filter, covered| {
         serial += 1;
-        let wish = Wish { epoch, position: Serial(position), covered, ..Wish::new(serial) };
+        let wish = Wish { epoch, position: Serial(position), filter, covered, ..Wish::new(serial) };
         let device = Stranger::half_open(&mut world, &wish);
         world.run(secs(11));
         assert_eq!(device.newest, Serial(4));
         device.lost
     };
     // Event 1 was pushed out.
-    assert_eq!(lost(epoch, 0, all), of(&[inbound]));
-    assert_eq!(lost(epoch, 1, all), StoreSet::EMPTY);
-    assert_eq!(lost(epoch, 1, of(&[inbound])), of(&[contact]));
-    assert_eq!(lost(Epoch([9; 8]), 1, all), all);
-    assert_eq!(lost(Epoch::NONE, 0, StoreSet::EMPTY), of(&[inbound]));
+    assert_eq!(lost(epoch, 0, all, all), of(&[inbound]));
+    assert_eq!(lost(epoch, 1, all, all), StoreSet::EMPTY);
+    let both = of(&[inbound, contact]);
+    assert_eq!(lost(epoch, 1, both, of(&[inbound])), of(&[contact]));
+    assert_eq!(lost(epoch, 1, all, both), all, "there are more stores than these");
+    assert_eq!(lost(Epoch([9; 8]), 1, both, all), both);
+    assert_eq!(lost(Epoch::NONE, 0, all, StoreSet::EMPTY), of(&[inbound]));
 }
 
 // SPEC: R-lost-history
