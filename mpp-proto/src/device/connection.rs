@@ -246,6 +246,11 @@ impl Connection {
         }
     }
 
+    /// Takes back the buffer of a message that has been read.
+    pub(super) fn reuse(&mut self, message: Vec<u8>) {
+        self.reassembler.reuse(message);
+    }
+
     /// Whether one more packet would complete this datagram.
     pub(super) fn would_complete(&self, header: &Header) -> bool {
         self.window.kept(header.number).count_ones() + 1 >= u32::from(header.count)

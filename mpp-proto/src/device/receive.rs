@@ -228,7 +228,7 @@ impl Device {
             connection.keep(header);
             connection.want_ack(now, header, false);
             if !fragment.is_empty() {
-                self.receive_message(now, fragment, None);
+                self.receive_message(now, fragment);
             }
             return;
         }
@@ -238,18 +238,20 @@ impl Device {
             Fragment::Partial => connection.want_ack(now, header, false),
             Fragment::Complete(message) => {
                 connection.want_ack(now, header, false);
-                let message = Bytes::from(message);
-                self.receive_message(now, &message, Some(&message));
+                self.receive_message(now, &message);
+                if let Phase::Connected(connection) = &mut self.phase {
+                    connection.reuse(message);
+                }
             }
         }
     }
 
-    /// A complete message; `whole` if it has memory of its own, of which payloads can be slices.
-    fn receive_message(&mut self, now: Instant, message: &[u8], whole: Option<&Bytes>) {
+    /// A complete message.
+    fn receive_message(&mut self, now: Instant, message: &[u8]) {
         let Ok(message) = Message::parse(message) else { return self.protocol_error(now) };
         match message {
             Message::Status(status) => self.receive_status(now, &status),
-            Message::Notify(notify) => self.receive_notify(now, &notify, whole),
+            Message::Notify(notify) => self.receive_notify(now, &notify),
             Message::Subscribed(subscribed) => {
                 if let Some(Ask::Subscribe(filter)) = self.requests.take(subscribed.request) {
                     for request in self.requests.overtaken(subscribed.request) {
@@ -303,7 +305,7 @@ impl Device {
         }
     }
 
-    fn receive_notify(&mut self, now: Instant, notify: &Notify<Events<'_>>, whole: Option<&Bytes>) {
+    fn receive_notify(&mut self, now: Instant, notify: &Notify<Events<'_>>) {
         let received = *self.inbox.received();
         if notify.told > received.position {
             // The service believes that more has arrived than has. The mark in a heartbeat puts that right.
@@ -329,16 +331,13 @@ impl Device {
                 self.stats.expired += 1;
                 continue;
             }
-            let payload = match whole {
-                Some(whole) => whole.slice_ref(event.payload),
-                None => Bytes::copy_from_slice(event.payload),
-            };
             let kind = NotificationKind::Event {
                 serial: event.serial,
                 store: event.store,
                 expires: event.expiry,
                 key: event.key.and_then(|key| CollapseKey::new(key).ok()),
-                payload,
+                // A copy, so that a payload which the application keeps holds no other ones in memory.
+                payload: Bytes::copy_from_slice(event.payload),
             };
             self.inbox.push(Some(kind), Anchor { position: event.serial, ..received });
         }

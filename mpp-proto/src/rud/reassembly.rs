@@ -2,6 +2,7 @@
 //! fits one packet.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::time::Duration;
 
 use super::flight::MAX_PACKETS;
@@ -31,14 +32,20 @@ struct Partial {
     number: u64,
     count: u8,
     wanted: bool,
-    fragments: [Option<Vec<u8>>; MAX_PACKETS],
+    /// The fragments, in the order in which they came.
+    bytes: Vec<u8>,
+    /// Where in `bytes` each fragment lies.
+    places: [Option<Range<usize>>; MAX_PACKETS],
     last: Instant,
 }
 
-/// The datagrams in the making. Memory is taken for packets that arrived, never for what a header promises.
+/// The datagrams in the making. Memory is taken for packets that arrived, never for what a header promises, and what
+/// was taken is used again: a stream of large messages allocates nothing here.
 #[derive(Debug, Default)]
 pub(crate) struct Reassembler {
     partials: Vec<Partial>,
+    /// Buffers of datagrams that are complete, at most one for each partial there can be and one for a message.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Reassembler {
@@ -68,8 +75,9 @@ impl Reassembler {
                     }
                     self.partials.retain(|p| !p.wanted || Some(p.number) != oldest);
                 }
-                let fragments = [const { None }; MAX_PACKETS];
-                self.partials.push(Partial { number, count, wanted, fragments, last: now });
+                let bytes = self.spare.pop().unwrap_or_default();
+                let places = [const { None }; MAX_PACKETS];
+                self.partials.push(Partial { number, count, wanted, bytes, places, last: now });
                 self.partials.len().saturating_sub(1)
             }
         };
@@ -77,16 +85,29 @@ impl Reassembler {
         if partial.count != count || partial.wanted != wanted {
             return Kept::Inconsistent;
         }
-        let Some(place) = partial.fragments.get_mut(usize::from(index)) else { return Kept::Inconsistent };
-        *place = Some(fragment.to_vec());
+        let Some(place) = partial.places.get_mut(usize::from(index)) else { return Kept::Inconsistent };
+        let start = partial.bytes.len();
+        partial.bytes.extend_from_slice(fragment);
+        *place = Some(start..partial.bytes.len());
         partial.last = now;
-        if partial.fragments.iter().take(usize::from(count)).any(Option::is_none) {
+        if partial.places.iter().take(usize::from(count)).any(Option::is_none) {
             return Kept::Partial;
         }
         let partial = self.partials.swap_remove(at);
-        let mut message = Vec::with_capacity(partial.fragments.iter().flatten().map(Vec::len).sum());
-        partial.fragments.iter().flatten().for_each(|f| message.extend_from_slice(f));
+        let mut message = self.spare.pop().unwrap_or_default();
+        for place in partial.places.into_iter().flatten() {
+            message.extend_from_slice(partial.bytes.get(place).unwrap_or_default());
+        }
+        self.reuse(partial.bytes);
         Kept::Complete(message)
+    }
+
+    /// Takes back the buffer of a message that has been read.
+    pub(crate) fn reuse(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() <= 2 * MAX_PARTIALS {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
     }
 
     /// A datagram that wanted acknowledgement is complete: older ones that also did will never be, their sender
@@ -98,7 +119,7 @@ impl Reassembler {
     /// Bytes held.
     #[cfg(test)]
     fn bytes(&self) -> usize {
-        self.partials.iter().flat_map(|p| p.fragments.iter().flatten()).map(Vec::len).sum()
+        self.partials.iter().map(|p| p.bytes.len()).sum()
     }
 }
 
@@ -127,6 +148,18 @@ mod tests {
             let expected: Vec<u8> = (0..count).flat_map(|i| [i; 5]).collect();
             prop_assert_eq!(done, Some(expected));
             prop_assert_eq!(r.bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn buffers_that_are_used_again_are_empty() {
+        let mut r = Reassembler::default();
+        for number in 0..3 {
+            assert_eq!(r.insert(NOW, (number, 2, 1), true, b"yz"), Kept::Partial);
+            let Kept::Complete(message) = r.insert(NOW, (number, 2, 0), true, b"x") else { panic!() };
+            assert_eq!(message, b"xyz");
+            r.reuse(message);
+            assert_eq!(r.spare.len(), 2);
         }
     }
 
