@@ -8,6 +8,9 @@ mod batch;
 mod channel;
 mod crypto;
 mod device;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 mod path;
 mod pool;

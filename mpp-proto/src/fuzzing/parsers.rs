@@ -1,0 +1,187 @@
+//! Parsers: any bytes give a value or an error, and what was read is written back to what reads the same.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::Input;
+use crate::crypto::sha256;
+use crate::device::Resume;
+use crate::wire::{
+    Answer, Connect, ConnectResponse, Direction, Emit, Endpoint, ErrorBody, ExtensionList, Message,
+    PacketExtension, Parsed, Reader, Step1, Step1Clear, Ticket, TokenPlain, device_identifiers, emit_answer,
+    emit_plaintext_head, parse_plaintext, service_identifiers,
+};
+
+/// What it is written as.
+fn bytes_of(value: &impl Emit) -> Vec<u8> {
+    let mut out = Vec::new();
+    value.emit(&mut out);
+    assert_eq!(out.len(), value.emitted_len(), "the length it says is not the length it has");
+    out
+}
+
+/// What was read, written, read and written again, is the same bytes.
+fn written_again<'a, M: Emit>(value: &M, out: &'a mut Vec<u8>, parse: impl FnOnce(&'a [u8]) -> Parsed<M>) {
+    value.emit(out);
+    assert_eq!(out.len(), value.emitted_len());
+    let Ok(again) = parse(out) else { panic!("what was written cannot be read") };
+    assert_eq!(bytes_of(&again), *out);
+}
+
+/// The message of a data packet, and those of the exchange.
+pub fn message(data: &[u8]) {
+    if let Ok(message) = Message::parse(data) {
+        let mut out = Vec::new();
+        if emit_message(&message, &mut out) {
+            let Ok(again) = Message::parse(&out) else { panic!("what was written cannot be read") };
+            let mut once_more = Vec::new();
+            emit_message(&again, &mut once_more);
+            assert_eq!(out, once_more);
+        }
+    }
+    if let Ok(connect) = Connect::parse(data) {
+        written_again(&connect, &mut Vec::new(), Connect::parse);
+        device_identifiers(connect.identifiers).for_each(drop);
+    }
+    if let Ok(response) = ConnectResponse::parse(data) {
+        written_again(&response, &mut Vec::new(), ConnectResponse::parse);
+        service_identifiers(response.identifiers).for_each(drop);
+    }
+    if let Ok(body) = ErrorBody::parse(data) {
+        written_again(&body, &mut Vec::new(), ErrorBody::parse);
+    }
+}
+
+/// False for what cannot be written: messages of types that this profile does not have.
+fn emit_message(message: &Message<'_>, out: &mut Vec<u8>) -> bool {
+    match message {
+        Message::Heartbeat(m) => m.emit(out),
+        Message::Status(m) => m.emit(out),
+        Message::Notify(m) => m.emit(out),
+        Message::Acknowledge(m) => m.emit(out),
+        Message::Subscribe(m) => m.emit(out),
+        Message::Subscribed(m) => m.emit(out),
+        Message::Post(m) => m.emit(out),
+        Message::Posted(m) => m.emit(out),
+        Message::EndpointRequest(m) => m.emit(out),
+        Message::EndpointResponse(m) => m.emit(out),
+        Message::Failure(m) => m.emit(out),
+        Message::Unknown { .. } => return false,
+    }
+    true
+}
+
+/// Lists of extensions: those found lie in order in what was read.
+pub fn extensions(data: &[u8]) {
+    let mut reader = Reader::new(data);
+    if let Ok(list) = ExtensionList::parse(&mut reader) {
+        let read = data.len() - reader.remaining();
+        let size: usize = list.iter().map(|(_, value)| 2 + value.len()).sum();
+        assert!(size < read, "{size} bytes of items in a list of {read} bytes");
+        assert!(list.iter().all(|(tag, _)| (128..255).contains(&tag)));
+        assert_eq!(data.get(read - 1), Some(&255));
+    }
+}
+
+/// What is inside the seal of a data packet; the first byte says which way it went.
+pub fn plaintext(data: &[u8]) {
+    let mut input = Input(data);
+    let direction = if input.u8() & 1 == 0 { Direction::ToResponder } else { Direction::ToInitiator };
+    let Ok(plaintext) = parse_plaintext(input.0, direction) else { return };
+    let extensions: Vec<PacketExtension<'_>> = plaintext.extensions.collect();
+    let mut out = Vec::new();
+    emit_plaintext_head(&mut out, &extensions, plaintext.fragment.len());
+    out.extend_from_slice(plaintext.fragment);
+    let Ok(again) = parse_plaintext(&out, direction) else { panic!("what was written cannot be read") };
+    assert_eq!(again.fragment, plaintext.fragment);
+    let bytes = |extensions: &[PacketExtension<'_>]| {
+        let mut out = Vec::new();
+        extensions.iter().for_each(|e| e.emit(&mut out));
+        out
+    };
+    assert_eq!(bytes(&again.extensions.collect::<Vec<_>>()), bytes(&extensions));
+}
+
+/// The packets that establish a connection.
+pub fn exchange(data: &[u8]) {
+    // As it is, and filled up to the size that a step 1 has to have.
+    let mut padded = data.to_vec();
+    padded.resize(data.len().max(1200), 0);
+    for packet in [data, &padded] {
+        if let Ok(step1) = Step1::parse(packet) {
+            let Step1 { token, random, handshake, share, echo, web, clear } = step1;
+            let written = Step1Clear { token, random: Some(random), handshake, share, echo, web };
+            let mut out = bytes_of(&written);
+            let len = out.len();
+            // Versions and tags of later profiles are not written back.
+            assert!(len <= clear.len() + 2);
+            out.resize(1200, 0);
+            let Ok(again) = Step1::parse(&out) else { panic!("what was written cannot be read") };
+            assert_eq!((again.token, again.random, again.handshake), (token, random, handshake));
+            assert_eq!((again.share, again.echo, again.web), (share, echo, web));
+            assert_eq!(again.clear.len(), len);
+        }
+    }
+    if let (Ok(answer), Some(handshake)) = (Answer::parse(data), data.first_chunk::<8>()) {
+        let mut out = Vec::new();
+        emit_answer(&mut out, handshake, &answer.kind);
+        let clear = out.len();
+        out.extend_from_slice(data.get(answer.clear.len()..).unwrap_or_default());
+        let Ok(again) = Answer::parse(&out) else { panic!("what was written cannot be read") };
+        assert_eq!(again.clear.len(), clear);
+        let mut once_more = Vec::new();
+        emit_answer(&mut once_more, handshake, &again.kind);
+        assert_eq!(once_more.as_slice(), again.clear);
+    }
+}
+
+/// The text of a ticket: as it is; and as the content of one whose spelling and checksum are right. Texts of endpoints.
+pub fn ticket(data: &[u8]) {
+    let check = |text: &str| {
+        if let Ok(ticket) = text.parse::<Ticket>() {
+            let canonical = ticket.to_text();
+            let again: Ticket = canonical.parse().expect("what was written can be read");
+            assert_eq!(*again.to_text(), *canonical);
+        }
+    };
+    check(&spelled(data));
+    if let Ok(text) = core::str::from_utf8(data) {
+        check(text);
+        if let Ok(endpoint) = text.parse::<Endpoint>() {
+            assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
+        }
+    }
+}
+
+/// The text of a ticket whose version and list are `content`.
+pub(super) fn spelled(content: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let digest = sha256(&[content]);
+    let bytes: Vec<u8> = content.iter().chain(&digest[..4]).copied().collect();
+    let mut text = String::from("mpp1_");
+    for group in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(group.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        let sixes = (0..=group.len()).map(|i| bits >> (18 - 6 * i) & 63);
+        text.extend(sixes.map(|six| char::from(ALPHABET[six as usize])));
+    }
+    text
+}
+
+/// What is sealed in a token.
+pub fn token(data: &[u8]) {
+    if let Ok(plain) = TokenPlain::parse(data) {
+        assert_eq!(TokenPlain::parse(&bytes_of(&plain)), Ok(plain));
+    }
+}
+
+/// A saved position: as it is, and with the right checksum.
+pub fn resume(data: &[u8]) {
+    let digest = sha256(&[data]);
+    let whole: Vec<u8> = data.iter().chain(&digest[..4]).copied().collect();
+    for bytes in [data, &whole] {
+        if let Ok(resume) = Resume::from_bytes(bytes) {
+            assert_eq!(resume.to_bytes(), bytes);
+        }
+    }
+}
