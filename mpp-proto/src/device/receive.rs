@@ -106,13 +106,17 @@ impl Device {
     fn agreed(&mut self, now: Instant, mut agreed: Agreed, path: Path) {
         let epoch_before = self.inbox.received().epoch;
         let covered = agreed.proposal.filter;
-        let lost = agreed.lost;
-        let position =
-            if agreed.epoch == epoch_before { self.inbox.received().position } else { Serial::ZERO };
+        let (position, lost) = if agreed.epoch == epoch_before {
+            (self.inbox.received().position, agreed.lost)
+        } else if epoch_before == Epoch::NONE {
+            (Serial::ZERO, agreed.lost)
+        } else {
+            // A new history loses all that was subscribed to, also if the service should forget to say so.
+            (Serial::ZERO, agreed.lost.union(covered))
+        };
         agreed.proposal.position = position;
         let facts = Facts {
             anchor: Anchor { epoch: agreed.epoch, position, covered },
-            fresh: epoch_before == Epoch::NONE,
             connected: Connected {
                 recovered: lost.is_empty(),
                 lost,
@@ -131,7 +135,7 @@ impl Device {
 
     /// The service has shown that it has the keys too.
     fn confirmed(&mut self, now: Instant) {
-        let Some(Facts { mut anchor, fresh, connected }) = self.facts.take() else { return };
+        let Some(Facts { mut anchor, connected }) = self.facts.take() else { return };
         let subscribed = self.requests.restart(now, anchor.covered);
         anchor.covered = self.requests.narrowed(anchor.covered);
         self.failures = 0;
@@ -141,7 +145,6 @@ impl Device {
         if !connected.lost.is_empty() {
             self.inbox.push(Some(NotificationKind::Gap(connected.lost)), anchor);
         } else if anchor != before {
-            debug_assert!(fresh || anchor.epoch == before.epoch, "a new epoch loses what was subscribed to");
             self.inbox.push(None, anchor);
         }
         for request in subscribed {
@@ -395,6 +398,5 @@ impl Device {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
     anchor: Anchor,
-    fresh: bool,
     connected: Connected,
 }

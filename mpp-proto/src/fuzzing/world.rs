@@ -188,7 +188,7 @@ impl World {
                 Some(end),
             ];
             let next = deadlines.into_iter().flatten().min().unwrap_or(end);
-            assert!(next >= self.now, "a deadline in the past");
+            assert!(next >= self.now, "a deadline in the past: {deadlines:?}, now {:?}", self.now);
             self.now = next;
             self.arrive();
             self.device.handle_timeout(next);
