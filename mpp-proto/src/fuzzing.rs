@@ -6,6 +6,7 @@
 mod machines;
 mod operations;
 mod parsers;
+pub mod parts;
 mod seeds;
 mod world;
 

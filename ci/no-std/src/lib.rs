@@ -15,9 +15,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use mpp_proto::{
-    AccountId, Datagram, Device, DeviceConfig, DeviceEvent, DeviceId, Endpoint, Event, Instant, LinkState, Path,
-    Rights, Seed, Service, ServiceConfig, ServiceSecret, ShardId, StoreId, TicketKey, TicketSpec, TransmitBatch,
-    UnixTime,
+    AccountId, Datagram, Device, DeviceConfig, DeviceEvent, DeviceId, Endpoint, Event, Instant, LinkState,
+    Path, Rights, Seed, Service, ServiceConfig, ServiceSecret, ShardId, StoreId, TicketKey, TicketSpec,
+    TransmitBatch, UnixTime,
 };
 
 #[panic_handler]
@@ -90,7 +90,9 @@ fn run() -> Option<u32> {
         device.handle_timeout(now);
         let _ = service.handle_timeout(now, NonZeroUsize::MAX);
         if turn == 100 {
-            service.publish(now, &AccountId::of("alice@example.com"), Event::changed(StoreId::INBOUND)).ok()?;
+            service
+                .publish(now, &AccountId::of("alice@example.com"), Event::changed(StoreId::INBOUND))
+                .ok()?;
         }
         while let Some(event) = device.poll_event() {
             if let DeviceEvent::OpenLink { link: asked, .. } = event {
