@@ -156,3 +156,8 @@ impl AsyncSocket for Socket {
         self.0.try_io(interest, || io(SockRef::from(&self.0)))
     }
 }
+
+/// Compiles what the README shows.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
