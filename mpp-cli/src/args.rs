@@ -137,7 +137,7 @@ pub(crate) struct PostArgs {
     /// The account, for example alice@example.com
     #[arg(value_parser = parse_name)]
     pub(crate) account: String,
-    /// The text to post
+    /// The text to post; - is standard input
     #[arg(value_name = "TEXT")]
     pub(crate) text: Option<String>,
     /// Post the content of this file; - is standard input

@@ -59,6 +59,8 @@ pub(crate) fn run(args: PostArgs) -> Outcome<()> {
 
 fn payload(args: &PostArgs) -> Outcome<Option<Vec<u8>>> {
     match (&args.text, &args.file) {
+        // As everywhere else; a single dash itself can be posted from a file.
+        (Some(text), _) if text == "-" => bounded(io::stdin().lock(), "standard input").map(Some),
         (Some(text), _) if text.len() > MAX_PAYLOAD => Err(too_large(Some(text.len()))),
         (Some(text), _) => Ok(Some(text.clone().into_bytes())),
         (None, Some(path)) if path == Path::new("-") => {

@@ -50,6 +50,8 @@ fn payloads_of_every_kind_arrive_as_they_were_posted() {
     assert_eq!((event["size"].as_u64(), event["serial"].as_u64()), (Some(16_384), Some(1)));
     assert_eq!((event["store"].as_str(), event["key"].as_str()), (Some("40"), Some("k")));
 
+    let dash = home.run_with(&["post", "alice@example.com", "-"], &[0; 16_385]);
+    assert_eq!(dash.code(), 2, "a dash is standard input, which is too large here");
     let binary = home.run_with(&["post", "alice@example.com", "--file", "-"], &[0xff, 0, 1]);
     assert_eq!(binary.code(), 0, "{binary:?}");
     assert_eq!(watch.json("event")["hex"].as_str(), Some("ff0001"));
