@@ -31,6 +31,12 @@ const REPEATS: [Duration; 4] =
 const ACK_EVERY: u8 = 2;
 /// The shortest time between heartbeats that a device asks for.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
+/// Of a lease, what is not three intervals.
+const LEASE_GRACE: Duration = Duration::from_secs(5);
+/// A shorter lease than that of the shortest interval, or new keys sooner, would only make a device connect over and
+/// over: it takes the service at its word from here on.
+const MIN_LEASE: Duration = Duration::from_secs(20);
+const MIN_REFRESH: Duration = Duration::from_secs(60);
 
 /// Identifiers kept: more than a device on the move uses up between two heartbeats.
 const MAX_SERVICE: usize = 8;
@@ -129,9 +135,14 @@ impl Connection {
             ack: PendingAck::default(),
             confirmed: false,
             heard: now,
-            lease: agreed.lease,
-            interval: agreed.proposal.interval.max(MIN_INTERVAL),
-            refresh_at: now + agreed.refresh_after,
+            lease: agreed.lease.max(MIN_LEASE),
+            // What the service granted is what its lease allows for.
+            interval: agreed
+                .proposal
+                .interval
+                .min(agreed.lease.saturating_sub(LEASE_GRACE) / 3)
+                .max(MIN_INTERVAL),
+            refresh_at: now + agreed.refresh_after.max(MIN_REFRESH),
             heartbeat: Beat::Due(now),
         }
     }
@@ -161,7 +172,10 @@ impl Connection {
     /// it gets another to keep in store.
     pub(super) fn note_identifier(&mut self, packet: &[u8], rng: &mut Rng) {
         let Some(used) = packet.first_chunk::<DEVICE_IDENTIFIER>() else { return };
-        if *used != self.last_own {
+        // The service takes them in order. An earlier one, in a packet that was late or is a copy, says nothing; else
+        // somebody who sends old packets again could push out those that the service is using.
+        let place = |identifier| self.own.iter().position(|own| own == identifier);
+        if place(used) > place(&self.last_own) {
             self.last_own = *used;
             let fresh = device_identifier(rng);
             if self.own.len() >= MAX_OWN {
@@ -445,5 +459,78 @@ impl<M: Emit> WriteMessage for M {
 
     fn write_message(&self, out: &mut [u8]) {
         self.write_range(0, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{AnswerKey, Secret, StepOneDigest};
+    use crate::device::attempt::Proposal;
+    use crate::ids::{Epoch, Serial, StoreSet};
+    use crate::random::Seed;
+
+    const NOW: Instant = Instant::from_micros(1_000_000);
+
+    fn connection(lease: Duration, refresh_after: Duration) -> Connection {
+        let digest = StepOneDigest::of(b"step 1");
+        let agreed = Agreed {
+            keys: AnswerKey::new(&Secret::new([1; 32]), None, &digest, b"clear").connection_keys(),
+            service: alloc::vec![([1; 16], [2; 16])],
+            own: [[1; 8], [2; 8], [3; 8]],
+            epoch: Epoch([1; 8]),
+            newest: Serial::ZERO,
+            lost: StoreSet::EMPTY,
+            endpoint: None,
+            service_time: crate::time::UnixTime::EPOCH,
+            lease,
+            refresh_after,
+            forward_secret: false,
+            started: NOW,
+            proposal: Proposal {
+                connect_serial: 1,
+                epoch: Epoch::NONE,
+                position: Serial::ZERO,
+                filter: StoreSet::ALL,
+                covered: StoreSet::ALL,
+                packet_size: 1200,
+                interval: Duration::from_secs(25),
+                forward_secrecy: false,
+            },
+            round_trip: None,
+        };
+        Connection::new(NOW, agreed, LinkId(0), SocketAddr::from(([192, 0, 2, 1], 1)))
+    }
+
+    #[test]
+    fn copies_of_old_packets_push_out_no_identifier() {
+        let mut rng = Rng::new(Seed::new([1; 32]));
+        let mut connection = connection(Duration::from_secs(80), Duration::from_secs(3600));
+        for _ in 0..20 {
+            connection.note_identifier(&[2; 50], &mut rng);
+            connection.note_identifier(&[1; 50], &mut rng);
+        }
+        assert!([1, 2, 3].iter().all(|own| connection.recognizes(&[*own; 50])));
+        assert_eq!(connection.own.len(), 4, "one was used up and replaced");
+    }
+
+    #[test]
+    fn a_service_that_grants_nothing_does_not_make_a_device_spin() {
+        let mut connection = connection(Duration::ZERO, Duration::ZERO);
+        connection.confirmed = true;
+        let soon = NOW + Duration::from_secs(10);
+        assert!(!connection.is_dead(soon) && !connection.is_worn(soon));
+        assert_eq!(connection.interval, MIN_INTERVAL);
+    }
+
+    #[test]
+    fn a_service_that_grants_for_ever_overflows_nothing() {
+        let connection = connection(Duration::MAX, Duration::MAX);
+        let late = Instant::from_micros(u64::MAX);
+        assert_eq!(connection.interval, Duration::from_secs(25));
+        assert!(!connection.is_dead(late));
+        let mut next = Deadlines { handled: Instant::ZERO, next: None };
+        connection.deadlines(&mut next);
+        assert_eq!(next.next.unwrap().at, NOW, "the first heartbeat");
     }
 }

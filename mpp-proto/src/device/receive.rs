@@ -22,6 +22,11 @@ use crate::wire::{
 
 /// A sample of the service's clock is replaced by a worse one after this time.
 const CLOCK_AGE: Duration = Duration::from_secs(600);
+/// By so much two samples of one clock may disagree beyond what their round trips explain: its rate, and its keeper's
+/// small corrections. More says that the clock was set, and then the older sample is worth nothing.
+const CLOCK_DRIFT: Duration = Duration::from_secs(2);
+/// A service can send a device away for this long at most: one that is mistaken must not silence it.
+const MAX_RETRY_AFTER: Duration = SLOW_RETRY.1;
 
 impl Device {
     pub(super) fn receive(&mut self, now: Instant, datagram: Datagram<'_>) -> Disposition {
@@ -78,6 +83,7 @@ impl Device {
 
     /// An authentic refusal of the attempt.
     fn refused(&mut self, now: Instant, code: Code, retry_after: Duration, serial: Option<u64>) {
+        let retry_after = retry_after.min(MAX_RETRY_AFTER);
         match code {
             // The clock went back, or another device has this name: go on from the serial that the service knows.
             Code::CONFLICT => {
@@ -319,6 +325,11 @@ impl Device {
             }
             return;
         }
+        // One that wanted no acknowledgement was not refused before.
+        if !self.inbox.has_room() {
+            self.stats.refused += 1;
+            return;
+        }
         self.stats.notifies += 1;
         let end = Anchor { position: notify.upto.max(received.position), ..received };
         if !notify.lost.is_empty() {
@@ -362,6 +373,7 @@ impl Device {
 
     fn closed_by_service(&mut self, now: Instant, close: &Close<'_>) {
         let reason = DisconnectReason::ByService(close.code);
+        let retry_after = close.retry_after.min(MAX_RETRY_AFTER);
         match close.code {
             // Another connection of this device: two that fight would take turns for ever.
             Code::CONFLICT => {
@@ -370,11 +382,11 @@ impl Device {
             }
             Code::UNAUTHORIZED | Code::FORBIDDEN | Code::UNKNOWN_ACCOUNT | Code::TICKET_EXPIRED => {
                 self.push(DeviceEvent::RenewTicket { code: close.code });
-                let wait = self.rng.fraction(800, 1000, SLOW_RETRY.0).max(close.retry_after);
+                let wait = self.rng.fraction(800, 1000, SLOW_RETRY.0).max(retry_after);
                 self.disconnect(now, reason, now + wait);
             }
             _ => {
-                let wait = self.rng.duration(Duration::ZERO, RESET_SPREAD).max(close.retry_after);
+                let wait = self.rng.duration(Duration::ZERO, RESET_SPREAD).max(retry_after);
                 self.disconnect(now, reason, now + wait);
             }
         }
@@ -382,13 +394,15 @@ impl Device {
 
     /// Without a known round trip the sample is taken as a lower bound, so that no event is dropped too early.
     fn learn_clock(&mut self, now: Instant, service_time: UnixTime, round_trip: Option<Duration>) {
-        let half = round_trip.unwrap_or_default() / 2;
+        let time = service_time + round_trip.unwrap_or_default() / 2;
         let round_trip = round_trip.unwrap_or(Duration::MAX);
-        let better = self
-            .service_clock
-            .is_none_or(|clock| round_trip <= clock.round_trip || now.since(clock.sampled) >= CLOCK_AGE);
+        let better = self.service_clock.is_none_or(|clock| {
+            let off = Duration::from_millis(clock.calendar.unix(now).as_millis().abs_diff(time.as_millis()));
+            let was_set = off > (clock.round_trip / 2).saturating_add(round_trip / 2 + CLOCK_DRIFT);
+            was_set || round_trip <= clock.round_trip || now.since(clock.sampled) >= CLOCK_AGE
+        });
         if better {
-            let calendar = Calendar::new(now, service_time + half);
+            let calendar = Calendar::new(now, time);
             self.service_clock = Some(ServiceClock { calendar, sampled: now, round_trip });
         }
     }
@@ -404,4 +418,75 @@ impl Device {
 pub(super) struct Facts {
     anchor: Anchor,
     connected: Connected,
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::sync::Arc;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::crypto::TicketKey;
+    use crate::ids::{DeviceId, Rights, StoreId, StoreSet};
+    use crate::wire::{Emit, Endpoint, EventRef};
+    use crate::{DeviceConfig, Seed, TicketSpec};
+
+    const NOW: Instant = Instant::from_micros(1_000_000);
+    const TODAY: UnixTime = UnixTime::from_millis(1_800_000_000_000);
+
+    fn device() -> Device {
+        let spec = TicketSpec {
+            endpoints: vec![Endpoint::Address(([192, 0, 2, 1], 1).into())],
+            account: "alice@example.com".into(),
+            device: DeviceId([1; 16]),
+            rights: Rights::default(),
+            issued: TODAY,
+            expiry: TODAY + Duration::from_secs(86_400),
+        };
+        let ticket = TicketKey::new(*b"key1", [7; 32]).mint(&spec, &[3; 32]).unwrap();
+        Device::new(Arc::new(DeviceConfig::default()), ticket, None, Seed::new([1; 32]), NOW, TODAY)
+    }
+
+    /// A minute in 2099, seen over the shortest round trip of all, must not make events look expired afterwards.
+    #[test]
+    fn a_service_clock_that_was_set_is_believed_at_once() {
+        let mut device = device();
+        let year_2099 = UnixTime::from_millis(4_070_908_800_000);
+        device.learn_clock(NOW, year_2099, Some(Duration::from_millis(1)));
+        let later = NOW + Duration::from_secs(25);
+        device.learn_clock(later, TODAY, Some(Duration::from_millis(300)));
+        assert_eq!(device.service_time(later), TODAY + Duration::from_millis(150));
+        // A worse sample that agrees changes nothing.
+        device.learn_clock(later, TODAY, Some(Duration::from_millis(900)));
+        assert_eq!(device.service_time(later), TODAY + Duration::from_millis(150));
+    }
+
+    /// A datagram that wants no acknowledgement is not refused on arrival.
+    #[test]
+    fn a_flood_of_notifications_stops_at_the_limit_of_the_queue() {
+        let mut device = device();
+        for serial in 1..=1000 {
+            let event = EventRef {
+                serial: Serial(serial),
+                store: StoreId::INBOUND,
+                expiry: UnixTime::from_millis(u64::MAX),
+                key: None,
+                payload: b"x",
+            };
+            let notify = Notify {
+                told: Serial(serial - 1),
+                upto: Serial(serial),
+                newest: Serial(serial),
+                changed: StoreSet::EMPTY,
+                lost: StoreSet::EMPTY,
+                events: core::iter::once(event),
+            };
+            let mut message = Vec::new();
+            notify.emit(&mut message);
+            device.receive_message(NOW, &message, None);
+        }
+        assert_eq!(device.inbox.received().position, Serial(64));
+        assert!(device.poll_notification(NOW).is_some());
+    }
 }
