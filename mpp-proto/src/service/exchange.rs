@@ -360,6 +360,10 @@ impl Service {
         self.table.owner[slot].since = U48::new(now.as_millis());
         self.schedule(slot, now + self.lease(slot), now);
         self.announce(slot);
+        // Its exchange was answered before the service closed.
+        if self.closed {
+            self.close_record(now, slot, CloseReason::ByService(Code::UNAVAILABLE));
+        }
     }
 
     /// An Error in clear: no more than a hint to the device.

@@ -237,8 +237,9 @@ impl Service {
     pub fn skip(&mut self, account: &AccountId, upto: Serial) -> Result<(), PublishError> {
         let index = self.accounts.find(account).ok_or(PublishError::UnknownAccount)?;
         self.accounts.log_mut(index)?.skip_to(upto);
-        self.accounts.get_mut(index).dirty = true;
-        self.dirty.push_back(index);
+        if !core::mem::replace(&mut self.accounts.get_mut(index).dirty, true) {
+            self.dirty.push_back(index);
+        }
         Ok(())
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Sending {
     /// The version of the log it was made from, and until when its events live: it is made anew when either changes
     /// what it says.
     version: u32,
+    /// When that was found out: if the clock was set back since, events that had expired live again.
+    judged: UnixTime,
     expires: UnixTime,
 }
 
@@ -115,6 +117,7 @@ impl Service {
             plan,
             size,
             version,
+            judged: unix,
             expires: expires.unwrap_or(UnixTime::from_millis(u64::MAX)),
         };
         let Some(at) = self.sendings.insert(sending) else { return false };
@@ -128,7 +131,7 @@ impl Service {
         let at = self.table.hot[slot].sending;
         let sending = &self.sendings[at];
         let log = self.accounts.log(self.table.owner[slot].account);
-        if sending.version == log.version() && unix < sending.expires {
+        if sending.version == log.version() && (sending.judged..sending.expires).contains(&unix) {
             return false;
         }
         let listener = Listener { told: sending.told, ..self.listener(slot) };
@@ -138,6 +141,7 @@ impl Service {
             return true;
         }
         self.sendings[at].version = version;
+        self.sendings[at].judged = unix;
         false
     }
 

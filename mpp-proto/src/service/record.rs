@@ -13,7 +13,7 @@ use crate::rud::flight::Window;
 use crate::rud::replay::ReplayWindow;
 use crate::rud::rtt::Rtt;
 use crate::time::Instant;
-use crate::wheel::Node;
+use crate::wheel::{Node, tick_floor};
 
 /// Device-issued identifiers kept per connection.
 pub(super) const MAX_DEVICE_IDENTIFIERS: usize = 3;
@@ -252,13 +252,17 @@ impl Table {
 
     /// Gives a record back and wipes its keys. It is in no list and has no timer any more.
     pub(super) fn release(&mut self, slot: u32) {
+        self.wipe(slot);
+        self.hot[slot].state = State::Free;
+        self.free.release_last(slot);
+    }
+
+    fn wipe(&mut self, slot: u32) {
         self.seal[slot].key.zeroize();
         self.seal[slot].header.zeroize();
         self.open[slot].key.zeroize();
         self.ids[slot].seal_iv.zeroize();
         self.ids[slot].open_iv.zeroize();
-        self.hot[slot].state = State::Free;
-        self.free.release_last(slot);
     }
 
     /// Records in use.
@@ -312,9 +316,23 @@ impl Table {
 
     /// When the device was last heard.
     pub(super) fn heard(&self, slot: u32, now: Instant) -> Instant {
-        crate::wheel::instant_of(self.hot[slot].heard, now)
+        let ago = tick_floor(now).wrapping_sub(self.hot[slot].heard);
+        // It lies in the past, but for a slip of the caller's clock. Taken as the nearest tick, a service that was
+        // suspended for a month would wait for weeks until that moment comes.
+        let ago = if ago > u32::MAX - SLIP { 0 } else { ago };
+        Instant::from_micros(now.as_millis().saturating_sub(u64::from(ago)).saturating_mul(1000))
     }
 }
+
+impl Drop for Table {
+    // A service that is dropped still holds the keys of all its connections.
+    fn drop(&mut self) {
+        (0..self.hot.len()).for_each(|slot| self.wipe(slot));
+    }
+}
+
+/// By so many ticks a record may have been heard after `now`, which the caller let slip back.
+const SLIP: u32 = 60_000;
 
 /// The list of those with something to send runs through [`Hot::ready`].
 impl Links for Chunks<Hot> {

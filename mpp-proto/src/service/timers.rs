@@ -43,7 +43,10 @@ impl Nodes for Timers<'_> {
 impl Service {
     /// Does what is due at `now`, at most `budget` timers of it.
     pub fn handle_timeout(&mut self, now: Instant, budget: NonZeroUsize) -> Progress {
+        // A time before one that was named earlier is taken as that one: to the wheel, whose ticks wrap, it would be
+        // weeks ahead.
         self.now = self.now.max(now);
+        let now = self.now;
         for _ in 0..budget.get() {
             let (wheel, mut timers) = self.timers();
             let Some(key) = wheel.expire(&mut timers, tick_floor(now)) else { return Progress::Done };
@@ -156,6 +159,9 @@ impl Service {
             next = self.table.owner[slot].sibling.next();
             if self.table.hot[slot].is_live() {
                 self.close_record(now, slot, CloseReason::ByService(code));
+            } else {
+                // Half open: it was told what does not hold any more.
+                self.end(slot, None);
             }
         }
     }
@@ -222,7 +228,10 @@ impl Service {
             // It is told of on the path on which it is.
             hot.clear(flag::MOVED);
             if !hot.is_live() {
-                self.announce(slot);
+                // Ahead of what has happened since: the same device may be connected again, and that it is has to be
+                // the last word.
+                hot.set(flag::EVENT);
+                self.events.push_front(slot);
             }
             return Some(ServiceEvent::Connected { account, device, path });
         }

@@ -35,6 +35,12 @@ pub(crate) struct Pair {
     pub(crate) copied_from: Option<SocketAddr>,
     /// What went to that address: packets and bytes.
     pub(crate) leaked: (u64, u64),
+    /// Packets to where the device is not.
+    pub(crate) astray: Vec<Vec<u8>>,
+    /// What the host of the service was told, once it asked.
+    pub(crate) service_events: Vec<ServiceEvent>,
+    /// The host of the service does not ask.
+    pub(crate) host_sleeps: bool,
 }
 
 fn service_address() -> SocketAddr {
@@ -86,6 +92,9 @@ impl Pair {
             address: device_address(),
             copied_from: None,
             leaked: (0, 0),
+            astray: Vec::new(),
+            service_events: Vec::new(),
+            host_sleeps: false,
         }
     }
 
@@ -100,12 +109,23 @@ impl Pair {
     }
 
     pub(crate) fn restart_device(&mut self, resume: Option<Resume>) {
-        let ticket = ticket(&self.key, self.now, Duration::from_secs(86_400));
-        let seed = self.seed();
+        self.device = self.new_device(DEVICE, resume);
         self.events.clear();
         self.notifications.clear();
-        self.device =
-            Device::new(Arc::clone(&self.device_config), ticket, resume, seed, self.now, unix(self.now));
+    }
+
+    pub(crate) fn new_device(&mut self, id: DeviceId, resume: Option<Resume>) -> Device {
+        let ticket = ticket_of(&self.key, id, self.now, Duration::from_secs(86_400));
+        let seed = self.seed();
+        Device::new(Arc::clone(&self.device_config), ticket, resume, seed, self.now, unix(self.now))
+    }
+
+    /// Gives the device what came while another one was in its place.
+    pub(crate) fn deliver_astray(&mut self) {
+        for mut packet in core::mem::take(&mut self.astray) {
+            let path = Path::new(self.device_link, service_address());
+            let _ = self.device.handle_datagram(self.now, Datagram { path, payload: &mut packet });
+        }
     }
 
     /// A ticket issued now.
@@ -209,14 +229,19 @@ impl Pair {
                         self.leaked.0 += 1;
                         self.leaked.1 += packet.len() as u64;
                     }
-                    if to == self.address && !self.is_lost() {
+                    if to != self.address {
+                        self.astray.push(packet);
+                    } else if !self.is_lost() {
                         self.wire.push_back((self.now + LATENCY, None, packet));
                     }
                 }
                 batch.clear();
             }
-            while self.service.poll_event().is_some() {
+            while !self.host_sleeps
+                && let Some(event) = self.service.poll_event()
+            {
                 idle = false;
+                self.service_events.push(event);
             }
             if idle {
                 return;
@@ -230,11 +255,17 @@ impl Pair {
     }
 }
 
+const DEVICE: DeviceId = DeviceId([1; 16]);
+
 pub(crate) fn ticket(key: &TicketKey, now: Instant, life: Duration) -> Ticket {
+    ticket_of(key, DEVICE, now, life)
+}
+
+fn ticket_of(key: &TicketKey, device: DeviceId, now: Instant, life: Duration) -> Ticket {
     let spec = TicketSpec {
         endpoints: vec![Endpoint::Address(service_address())],
         account: ACCOUNT.into(),
-        device: DeviceId([1; 16]),
+        device,
         rights: Rights::default(),
         issued: unix(now),
         expiry: unix(now) + life,

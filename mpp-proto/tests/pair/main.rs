@@ -1,5 +1,6 @@
 //! A device and a service on a virtual clock, readable as scenarios.
 
+mod extremes;
 mod harness;
 mod paths;
 
