@@ -65,6 +65,8 @@ pub enum Progress {
 pub struct Service {
     /// The latest time the host named.
     now: Instant,
+    /// The latest time by which everything due was done: what the wheel's ticks are counted from.
+    handled: Instant,
     config: Arc<ServiceConfig>,
     shard: ShardId,
     rng: Rng,
@@ -108,6 +110,7 @@ impl Service {
         let capacity = config.capacity.min(crate::crypto::ConnectionId::MAX_SLOT);
         Self {
             now,
+            handled: now,
             shard,
             calendar: Calendar::new(now, clock),
             cookies: Cookies::new(&config.secret),
@@ -293,6 +296,11 @@ impl Service {
                 continue;
             }
             hot.clear(flag::POSITION);
+            // Free, or of a connection that is not confirmed: the position that moved was told when the record before
+            // it closed.
+            if matches!(hot.state, State::Free | State::HalfOpen) {
+                continue;
+            }
             let owner = &self.table.owner[slot];
             let account = self.accounts.get(owner.account);
             sink(account.id, owner.device, account.epoch, self.table.open[slot].position);
@@ -354,7 +362,7 @@ impl Service {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Wakeup> {
-        self.wheel.next().map(|tick| Wakeup { at: instant_of(tick, self.now), reason: TimerKind::Wheel })
+        self.wheel.next().map(|tick| Wakeup { at: instant_of(tick, self.handled), reason: TimerKind::Wheel })
     }
 }
 

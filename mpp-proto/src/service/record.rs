@@ -246,7 +246,7 @@ impl Table {
         self.owner.reach(slot)?;
         let hot = self.hot.reach(slot)?;
         let generation = if fresh { self.first_generation } else { hot.generation.wrapping_add(1) };
-        *hot = Hot { generation, ..Hot::default() };
+        *hot = Hot { generation, flags: hot.flags & flag::POSITION, ..Hot::default() };
         Some(slot)
     }
 

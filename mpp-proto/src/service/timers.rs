@@ -49,7 +49,10 @@ impl Service {
         let now = self.now;
         for _ in 0..budget.get() {
             let (wheel, mut timers) = self.timers();
-            let Some(key) = wheel.expire(&mut timers, tick_floor(now)) else { return Progress::Done };
+            let Some(key) = wheel.expire(&mut timers, tick_floor(now)) else {
+                self.handled = now;
+                return Progress::Done;
+            };
             match key & (SENDING | VALIDATION) {
                 SENDING => self.sending_timer(now, key & !SENDING),
                 VALIDATION => self.validation_timer(now, key & !VALIDATION),
@@ -201,8 +204,8 @@ impl Service {
     }
 
     fn free(&mut self, slot: u32) {
-        // What still names the record in the host's queues is told apart by these flags.
-        self.table.hot[slot].flags = 0;
+        // The record may still be named in the queue of positions, once however often it is used again.
+        self.table.hot[slot].flags &= flag::POSITION;
         self.table.release(slot);
     }
 

@@ -88,14 +88,26 @@ fn a_device_keeps_the_lease_that_it_was_given() {
 }
 
 #[test]
-fn a_service_that_slept_for_a_month_finds_its_leases_over() {
-    let mut pair = Pair::new();
-    pair.run(Duration::from_secs(1));
-    pair.cut = true;
-    pair.now = pair.now + Duration::from_secs(30 * 86_400);
-    pair.device.close(pair.now);
-    pair.run(Duration::from_secs(5));
-    assert_eq!(pair.service.stats().connected, 0);
+fn a_service_that_slept_for_months_finds_its_leases_over() {
+    // Ticks have 32 bits: they compare over 24 days and come round after 49.
+    for days in [1, 24, 25, 30, 49, 50, 60, 100, 400] {
+        let mut pair = Pair::new();
+        pair.run(Duration::from_secs(1));
+        pair.publish(event("in flight"));
+        pair.cut = true;
+        pair.run(Duration::from_millis(1));
+        pair.now = pair.now + Duration::from_secs(days * 86_400);
+        let mut batch = TransmitBatch::new(1);
+        pair.service.poll_transmit(pair.now, &mut batch);
+        assert!(
+            pair.service.poll_timeout().unwrap().at <= pair.now,
+            "what was due {days} days ago is overdue"
+        );
+        assert_eq!(pair.service.handle_timeout(pair.now, NonZeroUsize::MAX), Progress::Done);
+        pair.device.close(pair.now);
+        pair.run(Duration::from_secs(5));
+        assert_eq!(pair.service.stats().connected, 0, "after {days} days");
+    }
 }
 
 #[test]
