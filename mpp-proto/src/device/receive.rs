@@ -484,7 +484,7 @@ mod tests {
             };
             let mut message = Vec::new();
             notify.emit(&mut message);
-            device.receive_message(NOW, &message, None);
+            device.receive_message(NOW, &message);
         }
         assert_eq!(device.inbox.received().position, Serial(64));
         assert!(device.poll_notification(NOW).is_some());
