@@ -38,6 +38,8 @@ const LEASE_GRACE: Duration = Duration::from_secs(5);
 const MIN_LEASE: Duration = Duration::from_secs(20);
 const MIN_REFRESH: Duration = Duration::from_secs(60);
 
+/// A connection that has held for so long is a good one.
+const SETTLED: Duration = Duration::from_secs(60);
 /// Identifiers kept: more than a device on the move uses up between two heartbeats.
 const MAX_SERVICE: usize = 8;
 const MAX_OWN: usize = 8;
@@ -69,6 +71,7 @@ pub(super) struct Connection {
     ack: PendingAck,
     /// Whether an authentic data packet has come.
     pub(super) confirmed: bool,
+    agreed_at: Instant,
     pub(super) heard: Instant,
     pub(super) lease: Duration,
     pub(super) interval: Duration,
@@ -134,6 +137,7 @@ impl Connection {
             rtt,
             ack: PendingAck::default(),
             confirmed: false,
+            agreed_at: now,
             heard: now,
             lease: agreed.lease.max(MIN_LEASE),
             // What the service granted is what its lease allows for.
@@ -332,6 +336,11 @@ impl Connection {
             Beat::Due(_) => false,
         };
         unanswered || now.since(self.heard) > self.lease
+    }
+
+    /// Whether it has held for so long that what broke those before it is over.
+    pub(super) fn is_settled(&self, now: Instant) -> bool {
+        now.since(self.agreed_at) >= SETTLED
     }
 
     /// Whether new keys are due.

@@ -78,6 +78,8 @@ pub struct Device {
     failures: u32,
     /// How many times in a row the service refused the ticket.
     refusals: u32,
+    /// How many connections one side ended because it did not understand the other.
+    misunderstandings: u32,
     resolve_id: u32,
     observed: Option<SocketAddr>,
     service_clock: Option<ServiceClock>,
@@ -142,6 +144,7 @@ impl Device {
             connect_serial,
             failures: 0,
             refusals: 0,
+            misunderstandings: 0,
             resolve_id: 0,
             observed: None,
             service_clock: None,

@@ -306,6 +306,9 @@ impl Device {
         if let Some(request) = status.request
             && let Some(round_trip) = connection.answered(now, request, &mut self.rng)
         {
+            if connection.is_settled(now) {
+                self.misunderstandings = 0;
+            }
             if let Some(round_trip) = round_trip {
                 self.learn_clock(now, status.service_time, Some(round_trip));
             }
@@ -365,10 +368,16 @@ impl Device {
 
     /// The service sent what the protocol does not allow.
     fn protocol_error(&mut self, now: Instant) {
-        let cap = Duration::from_secs(1 << self.failures.min(6)).min(super::MAX_BACKOFF);
-        self.failures = self.failures.saturating_add(1);
-        let wait = self.rng.duration(Duration::from_secs(1), cap);
+        let wait = self.after_misunderstanding();
         self.disconnect(now, DisconnectReason::ProtocolError, now + wait);
+    }
+
+    /// How long to wait after one side did not understand the other: that does not get better by hurrying, and a
+    /// connection in between does not show that it has.
+    fn after_misunderstanding(&mut self) -> Duration {
+        self.misunderstandings = self.misunderstandings.saturating_add(1);
+        let cap = Duration::from_secs(1 << self.misunderstandings.min(6)).min(super::MAX_BACKOFF);
+        self.rng.duration(cap / 2, cap)
     }
 
     fn closed_by_service(&mut self, now: Instant, close: &Close<'_>) {
@@ -383,6 +392,10 @@ impl Device {
             Code::UNAUTHORIZED | Code::FORBIDDEN | Code::UNKNOWN_ACCOUNT | Code::TICKET_EXPIRED => {
                 self.push(DeviceEvent::RenewTicket { code: close.code });
                 let wait = self.rng.fraction(800, 1000, SLOW_RETRY.0).max(retry_after);
+                self.disconnect(now, reason, now + wait);
+            }
+            Code::BAD_REQUEST => {
+                let wait = self.after_misunderstanding().max(retry_after);
                 self.disconnect(now, reason, now + wait);
             }
             _ => {

@@ -177,13 +177,32 @@ fn close_409_is_final_and_all_others_are_not() {
     assert!(host.device.is_drained());
     assert_eq!(host.events.last(), Some(&DeviceEvent::Aborted(DisconnectReason::Superseded)));
 
-    for (code, retry_after) in [(400, 0), (408, 0), (503, 0), (503, 30), (599, 7)] {
+    for (code, retry_after) in [(408, 0), (503, 0), (503, 30), (599, 7)] {
         let mut host = Host::new();
         host.connect();
         host.close(Code::new(code), secs(retry_after));
         let waited = host.next_attempt();
         assert!(secs(retry_after) <= waited && waited <= secs(retry_after.max(2)), "{code}: {waited:?}");
     }
+}
+
+#[test]
+fn a_service_that_understands_nothing_is_asked_ever_less_often() {
+    let mut host = Host::new();
+    host.connect();
+    let waits: Vec<_> = (0..8)
+        .map(|_| {
+            host.close(Code::BAD_REQUEST, Duration::ZERO);
+            let start = host.now;
+            let (sent, step1) = host.next();
+            assert_eq!(host.answer(&step1), Disposition::Accepted);
+            let beat = host.take().remove(0);
+            host.status(&beat);
+            sent.since(start)
+        })
+        .collect();
+    assert!(waits.iter().all(|w| *w <= secs(60)), "{waits:?}");
+    assert!(waits[6] >= secs(30), "{waits:?}");
 }
 
 // SPEC: R-reset-reconnect

@@ -191,6 +191,7 @@ fn a_thousand_events_cross_a_bad_network_quickly() {
     assert!(took < Duration::from_secs(90), "{took:?}");
 }
 
+// SPEC: R-revoked
 #[test]
 fn a_revoked_ticket_is_refused_and_a_newer_one_is_not() {
     let mut pair = Pair::new();
