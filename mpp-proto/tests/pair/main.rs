@@ -1,7 +1,10 @@
 //! A device and a service on a virtual clock, readable as scenarios.
 
+mod admission;
+mod delivery;
 mod harness;
 mod paths;
+mod traffic;
 
 use std::time::Duration;
 
