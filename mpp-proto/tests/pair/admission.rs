@@ -198,7 +198,9 @@ fn devices_do_not_come_back_at_the_same_moment() {
                 cut_off(&mut pair);
                 pair.run(Duration::from_secs(70));
                 let at = |e: &DeviceEvent| match e {
-                    DeviceEvent::Disconnected { reason: DisconnectReason::Reset, retry_at } => Some(*retry_at),
+                    DeviceEvent::Disconnected { reason: DisconnectReason::Reset, retry_at } => {
+                        Some(*retry_at)
+                    }
                     DeviceEvent::AttemptFailed { retry_at } => Some(*retry_at),
                     _ => None,
                 };
@@ -227,10 +229,11 @@ fn keys_are_replaced_after_a_day() {
     pair.run(Duration::from_secs(27 * 3600));
     assert_eq!(pair.device.stats().connects, 2);
     assert_eq!(pair.device.state(), ConnectionState::Connected);
-    assert!(pair.events.iter().any(|e| matches!(
-        e,
-        DeviceEvent::Disconnected { reason: DisconnectReason::Refresh, .. }
-    )));
+    assert!(
+        pair.events
+            .iter()
+            .any(|e| matches!(e, DeviceEvent::Disconnected { reason: DisconnectReason::Refresh, .. }))
+    );
 }
 
 #[test]
