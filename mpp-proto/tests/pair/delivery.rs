@@ -118,6 +118,7 @@ fn what_has_expired_is_not_delivered() {
         pair.publish(inbound("good").ttl(Duration::from_secs(600)));
     });
     assert_eq!(taken(&mut pair), ["good"]);
+    assert_eq!(pair.device.stats().expired, 0, "it was not even sent");
 }
 
 #[test]
