@@ -66,20 +66,20 @@ impl Misfit {
                 }
             }
             while let Some(t) = self.device.poll_transmit(NOW, &mut buffer, NonZeroUsize::MIN) {
-                self.to_service(address("198.51.100.7:4000"), &mut buffer[..t.len]);
+                self.service_gets(address("198.51.100.7:4000"), &mut buffer[..t.len]);
             }
             for mut packet in self.output() {
-                self.to_device(&mut packet);
+                self.device_gets(&mut packet);
             }
         }
     }
 
-    fn to_service(&mut self, from: SocketAddr, payload: &mut [u8]) {
+    fn service_gets(&mut self, from: SocketAddr, payload: &mut [u8]) {
         let datagram = Datagram { path: Path::new(LinkId(0), from), payload };
         self.service.handle_datagrams(NOW, &mut [datagram], &mut Vec::new());
     }
 
-    fn to_device(&mut self, payload: &mut [u8]) {
+    fn device_gets(&mut self, payload: &mut [u8]) {
         let path = Path::new(LinkId(0), address("192.0.2.1:15096"));
         let _ = self.device.handle_datagram(NOW, Datagram { path, payload });
     }
@@ -112,7 +112,7 @@ impl Misfit {
             header: &table.seal[SLOT].header,
         };
         seal_packet(&keys, &mut packet, SERVICE_IDENTIFIER, header.encode(), header.nonce_input());
-        self.to_service(address(from), &mut packet);
+        self.service_gets(address(from), &mut packet);
         self.output()
     }
 
@@ -148,7 +148,7 @@ impl Misfit {
         packet.resize(packet.len() + AEAD_TAG, 0);
         let keys = self.service.table.seal_keys(SLOT);
         seal_packet(&keys, &mut packet, DEVICE_IDENTIFIER, header.encode(), header.nonce_input());
-        self.to_device(&mut packet);
+        self.device_gets(&mut packet);
     }
 
     fn notifications(&mut self) -> usize {
