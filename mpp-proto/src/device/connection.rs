@@ -193,6 +193,11 @@ impl Connection {
     /// The service has issued more identifiers.
     pub(super) fn add_identifiers(&mut self, value: &[u8]) {
         for issued in service_identifiers(value) {
+            // The oldest was retired several moves ago: no reset comes for it any more.
+            if self.service.len() >= MAX_SERVICE && self.current > 0 {
+                self.service.remove(0);
+                self.current -= 1;
+            }
             if self.service.len() < MAX_SERVICE {
                 self.service.push(issued);
             }

@@ -244,4 +244,20 @@ mod tests {
             .push(Some(NotificationKind::Event { serial, store, expires, key: None, payload }), anchor(1, 5));
         assert!(!inbox.has_room());
     }
+
+    #[test]
+    fn what_expires_while_it_waits_is_not_given() {
+        let mut inbox = inbox(Acknowledgement::Manual);
+        for (serial, ms) in [(1, 1000), (2, 1001)] {
+            let kind = NotificationKind::Event {
+                serial: Serial(serial),
+                store: crate::ids::StoreId::INBOUND,
+                expires: UnixTime::from_millis(ms),
+                key: None,
+                payload: bytes::Bytes::new(),
+            };
+            inbox.push(Some(kind), anchor(1, serial));
+        }
+        assert_eq!(inbox.next(UnixTime::from_millis(1000)).unwrap().position, Serial(2));
+    }
 }

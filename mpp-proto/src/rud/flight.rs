@@ -327,6 +327,32 @@ mod tests {
 
     // SPEC: R-silence
     #[test]
+    fn a_packet_that_was_sent_twice_measures_nothing() {
+        let (mut f, mut w, mut rtt) = (Flight::new(0, 1), Window::default(), Rtt::default());
+        send_all(&mut f, at(0), w);
+        let timeout = f.deadline(&rtt, w, at(0)).unwrap();
+        assert_eq!(f.on_timeout(timeout, &rtt, &mut w, at(0)), Outcome::Progress);
+        assert_eq!(send_all(&mut f, timeout, w), [(0, 1)]);
+        // Whether that is the acknowledgement of the first or of the second, nobody knows.
+        let soon = timeout + Duration::from_millis(5);
+        assert_eq!(f.on_acknowledgement(soon, 1, &mut rtt, &mut w), Outcome::Complete);
+        assert_eq!(rtt.smoothed(), None);
+    }
+
+    #[test]
+    fn on_a_fast_path_five_timeouts_are_no_silence() {
+        let (mut f, mut w, mut rtt) = (Flight::new(0, 1), Window::default(), Rtt::default());
+        (0..100).for_each(|_| rtt.sample(Duration::from_millis(1)));
+        let mut now = at(0);
+        for timeout in 1..=5 {
+            assert_eq!(send_all(&mut f, now, w).len(), 1);
+            now = f.deadline(&rtt, w, now).unwrap();
+            assert_eq!(f.on_timeout(now, &rtt, &mut w, now), Outcome::Progress, "timeout {timeout}");
+        }
+        assert!(now.since(at(0)) < Duration::from_secs(2));
+    }
+
+    #[test]
     fn an_idle_packet_is_sent_five_times_and_then_silence() {
         let (mut f, mut w, rtt) = (Flight::new(0, 1), Window::default(), Rtt::default());
         let mut now = at(0);

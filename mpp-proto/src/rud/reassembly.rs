@@ -177,6 +177,7 @@ mod tests {
         assert_eq!(r.insert(NOW, (12, 2, 0), false, b"x"), Kept::Refused);
         assert_eq!(r.bytes(), 4);
         r.forget_below(20);
+        assert_eq!(r.bytes(), 2, "what is not wanted stays");
         assert_eq!(r.insert(NOW, (21, 2, 0), true, b"x"), Kept::Partial);
         assert_eq!(r.insert(NOW, (10, 2, 1), false, b"y"), Kept::Complete(b"xy".to_vec()));
     }

@@ -12,6 +12,8 @@ mod record;
 mod revoke;
 mod send;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use alloc::collections::VecDeque;

@@ -22,9 +22,15 @@ pub(crate) struct Pair {
     pub(crate) cut: bool,
     /// Packets lost in a hundred.
     pub(crate) loss: u64,
+    /// Packets to the device that are longer than this are lost.
+    pub(crate) deaf_above: usize,
+    /// The application takes no notifications.
+    pub(crate) busy: bool,
+    /// Every packet that was sent, also those that were lost: with where the device was, or `None` for the service's.
+    pub(crate) log: Vec<(Option<SocketAddr>, Vec<u8>)>,
     pub(crate) config: Arc<ServiceConfig>,
     pub(crate) device_config: Arc<DeviceConfig>,
-    key: TicketKey,
+    pub(crate) key: TicketKey,
     wire: VecDeque<(Instant, Option<SocketAddr>, Vec<u8>)>,
     random: u64,
     seeds: u8,
@@ -82,6 +88,9 @@ impl Pair {
             notifications: VecDeque::new(),
             cut: false,
             loss: 0,
+            deaf_above: usize::MAX,
+            busy: false,
+            log: Vec::new(),
             config,
             device_config,
             key,
@@ -131,6 +140,37 @@ impl Pair {
     /// A ticket issued now.
     pub(crate) fn mint(&self) -> Ticket {
         ticket(&self.key, self.now, Duration::from_secs(86_400))
+    }
+
+    /// Another device, or the same one with another ticket, in place of the first, which is returned.
+    pub(crate) fn start_with(&mut self, spec: &TicketSpec) -> Device {
+        let ticket = self.key.mint(spec, &[3; 32]).unwrap();
+        let seed = self.seed();
+        self.events.clear();
+        self.notifications.clear();
+        let device =
+            Device::new(Arc::clone(&self.device_config), ticket, None, seed, self.now, unix(self.now));
+        std::mem::replace(&mut self.device, device)
+    }
+
+    /// A packet comes to the service from somewhere: what becomes of it, and what is sent because of it.
+    pub(crate) fn inject(
+        &mut self,
+        from: SocketAddr,
+        packet: &[u8],
+    ) -> (Disposition, Vec<(SocketAddr, Vec<u8>)>) {
+        self.drain();
+        let mut dispositions = Vec::new();
+        let mut packet = packet.to_vec();
+        let mut batch = [Datagram { path: Path::new(LINK, from), payload: &mut packet }];
+        self.service.handle_datagrams(self.now, &mut batch, &mut dispositions);
+        let answers = service_output(&mut self.service, self.now);
+        (dispositions[0], answers)
+    }
+
+    /// What the device has sent, oldest first.
+    pub(crate) fn sent(&self) -> Vec<Vec<u8>> {
+        self.log.iter().filter(|(from, _)| from.is_some()).map(|(_, packet)| packet.clone()).collect()
     }
 
     pub(crate) fn publish(&mut self, event: Event) -> Serial {
@@ -199,13 +239,16 @@ impl Pair {
                 }
                 self.events.push(event);
             }
-            while let Some(notification) = self.device.poll_notification(self.now) {
+            while !self.busy
+                && let Some(notification) = self.device.poll_notification(self.now)
+            {
                 idle = false;
                 self.notifications.push_back(notification);
             }
             while let Some(t) = self.device.poll_transmit(self.now, &mut buffer, NonZeroUsize::MIN) {
                 idle = false;
                 let packet = buffer[..t.len].to_vec();
+                self.log.push((Some(self.address), packet.clone()));
                 let lost = self.is_lost();
                 if let Some(copy) = self.copied_from.filter(|_| !lost) {
                     self.wire.push_back((self.now + LATENCY / 2, Some(copy), packet.clone()));
@@ -214,28 +257,18 @@ impl Pair {
                     self.wire.push_back((self.now + LATENCY, Some(self.address), packet));
                 }
             }
-            let mut batch = TransmitBatch::new(32);
-            while self.service.poll_transmit(self.now, &mut batch) > 0 {
+            for (to, packet) in service_output(&mut self.service, self.now) {
                 idle = false;
-                let packets: Vec<(SocketAddr, Vec<u8>)> = batch
-                    .iter()
-                    .flat_map(|(t, bytes)| {
-                        let chunk = t.segment_size.map_or(bytes.len(), |s| usize::from(s.get()));
-                        bytes.chunks(chunk).map(|c| (t.path.remote, c.to_vec()))
-                    })
-                    .collect();
-                for (to, packet) in packets {
-                    if Some(to) == self.copied_from {
-                        self.leaked.0 += 1;
-                        self.leaked.1 += packet.len() as u64;
-                    }
-                    if to != self.address {
-                        self.astray.push(packet);
-                    } else if !self.is_lost() {
-                        self.wire.push_back((self.now + LATENCY, None, packet));
-                    }
+                self.log.push((None, packet.clone()));
+                if Some(to) == self.copied_from {
+                    self.leaked.0 += 1;
+                    self.leaked.1 += packet.len() as u64;
                 }
-                batch.clear();
+                if to != self.address {
+                    self.astray.push(packet);
+                } else if packet.len() <= self.deaf_above && !self.is_lost() {
+                    self.wire.push_back((self.now + LATENCY, None, packet));
+                }
             }
             while !self.host_sleeps
                 && let Some(event) = self.service.poll_event()
@@ -255,6 +288,20 @@ impl Pair {
     }
 }
 
+/// Everything that the service wants to send now.
+pub(crate) fn service_output(service: &mut Service, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
+    let mut batch = TransmitBatch::new(32);
+    let mut packets = Vec::new();
+    while service.poll_transmit(now, &mut batch) > 0 {
+        for (t, bytes) in batch.iter() {
+            let size = t.segment_size.map_or(bytes.len(), |s| usize::from(s.get()));
+            packets.extend(bytes.chunks(size).map(|c| (t.path.remote, c.to_vec())));
+        }
+        batch.clear();
+    }
+    packets
+}
+
 const DEVICE: DeviceId = DeviceId([1; 16]);
 
 pub(crate) fn ticket(key: &TicketKey, now: Instant, life: Duration) -> Ticket {
@@ -262,13 +309,17 @@ pub(crate) fn ticket(key: &TicketKey, now: Instant, life: Duration) -> Ticket {
 }
 
 fn ticket_of(key: &TicketKey, device: DeviceId, now: Instant, life: Duration) -> Ticket {
-    let spec = TicketSpec {
+    key.mint(&TicketSpec { device, ..spec(now, life) }, &[3; 32]).unwrap()
+}
+
+/// What a ticket of the device says.
+pub(crate) fn spec(now: Instant, life: Duration) -> TicketSpec {
+    TicketSpec {
         endpoints: vec![Endpoint::Address(service_address())],
         account: ACCOUNT.into(),
-        device,
+        device: DEVICE,
         rights: Rights::default(),
         issued: unix(now),
         expiry: unix(now) + life,
-    };
-    key.mint(&spec, &[3; 32]).unwrap()
+    }
 }

@@ -1,8 +1,11 @@
 //! A device and a service on a virtual clock, readable as scenarios.
 
+mod admission;
+mod delivery;
 mod extremes;
 mod harness;
 mod paths;
+mod traffic;
 
 use std::time::Duration;
 

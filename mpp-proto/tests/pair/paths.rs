@@ -78,3 +78,19 @@ fn a_faster_copy_gets_nothing_after_the_first_round_trip_and_the_true_path_stays
     assert!(pair.leaked.1 - leaked < 40 * 1200, "{:?}", pair.leaked);
     assert_eq!(pair.device.stats().connects, 1);
 }
+
+#[test]
+fn identifiers_never_run_out() {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(1));
+    let mut used = std::collections::BTreeSet::new();
+    for network in 1..=20u8 {
+        pair.address = format!("203.0.113.{network}:7").parse().unwrap();
+        let before = pair.log.len();
+        pair.device.handle_network_change(pair.now);
+        pair.run(Duration::from_secs(30));
+        let first = pair.log[before..].iter().find(|(from, _)| from.is_some()).unwrap().1[..16].to_vec();
+        assert!(used.insert(first), "network {network} sees an identifier of another one");
+    }
+    assert_eq!(pair.device.stats().connects, 1);
+}

@@ -1,0 +1,322 @@
+//! What is published reaches the application once and in order, or is announced as lost.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mpp_proto::*;
+
+use crate::harness::{ACCOUNT, Pair};
+
+fn account() -> AccountId {
+    AccountId::of(ACCOUNT)
+}
+
+fn event(store: StoreId, payload: &str) -> Event {
+    Event::with_payload(store, Bytes::copy_from_slice(payload.as_bytes()))
+}
+
+fn inbound(payload: &str) -> Event {
+    event(StoreId::INBOUND, payload)
+}
+
+fn numbers(count: u32) -> Vec<String> {
+    (0..count).map(|i| i.to_string()).collect()
+}
+
+fn publish_all(pair: &mut Pair, payloads: &[String]) {
+    for payload in payloads {
+        pair.publish(inbound(payload));
+    }
+}
+
+fn set(stores: &[StoreId]) -> StoreSet {
+    stores.iter().copied().collect()
+}
+
+fn connected() -> Pair {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(1));
+    pair
+}
+
+/// The payloads and gaps that came, as text.
+fn taken(pair: &mut Pair) -> Vec<String> {
+    let text = |n: Notification| match n.kind {
+        NotificationKind::Event { payload, .. } => String::from_utf8_lossy(&payload).into_owned(),
+        NotificationKind::Changed(stores) => format!("changed {stores:?}"),
+        NotificationKind::Gap(stores) => format!("gap {stores:?}"),
+        other => format!("{other:?}"),
+    };
+    let mut taken: Vec<_> = pair.take().into_iter().map(text).collect();
+    // The exchange and the first Notify may both say it.
+    taken.dedup_by(|a, b| a == b && a.starts_with("gap"));
+    taken
+}
+
+fn gap(stores: &[StoreId]) -> String {
+    format!("gap {:?}", set(stores))
+}
+
+/// The device is away while `meanwhile` happens, for a time, and comes back.
+fn away(pair: &mut Pair, time: Duration, meanwhile: impl FnOnce(&mut Pair)) {
+    let resume = pair.device.resume();
+    pair.cut = true;
+    pair.device.close(pair.now);
+    pair.run(Duration::from_secs(200));
+    assert_eq!(pair.service.stats().connected, 0);
+    meanwhile(pair);
+    pair.run(time);
+    pair.cut = false;
+    pair.restart_device(Some(resume));
+    pair.run(Duration::from_secs(5));
+}
+
+const NOW: Duration = Duration::ZERO;
+
+#[test]
+fn what_the_ring_could_not_hold_is_announced() {
+    let mut pair = connected();
+    pair.publish(inbound("first"));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(taken(&mut pair), ["first"]);
+    away(&mut pair, NOW, |pair| {
+        pair.publish(event(StoreId::OUTBOUND, "pushed out"));
+        publish_all(pair, &numbers(32));
+    });
+    let got = taken(&mut pair);
+    assert_eq!(got[0], gap(&[StoreId::OUTBOUND]), "{got:?}");
+    assert_eq!(got[1..], numbers(32));
+    let stats = pair.service.stats();
+    assert_eq!((stats.overflowed, stats.superseded, stats.expired), (2, 0, 0));
+}
+
+#[test]
+fn the_bytes_of_one_ring_and_of_all_are_limited() {
+    let mut config = ServiceConfig::new(ServiceSecret::new([9; 32]), vec![]);
+    config.ring_bytes = 10_000;
+    config.ring_bytes_total = 25_000;
+    let mut pair = Pair::with(config, DeviceConfig::default());
+    for n in 0..10 {
+        let account = AccountId::of(&n.to_string());
+        pair.service.restore(AccountHead::new(account)).unwrap();
+        for i in 0..20 {
+            pair.service.publish(pair.now, &account, inbound(&"x".repeat(1000))).unwrap();
+            let held = pair.service.stats().ring_bytes;
+            assert!(held <= 25_000, "{held}");
+            assert!(n > 0 || held <= 10_000, "{held} after {i}");
+        }
+    }
+    let stats = pair.service.stats();
+    assert_eq!(stats.overflowed * 1000 + stats.ring_bytes, 200_000, "each is in a ring or counted");
+}
+
+#[test]
+fn what_has_expired_is_not_delivered() {
+    let mut pair = connected();
+    away(&mut pair, Duration::from_secs(20), |pair| {
+        pair.publish(inbound("old").ttl(Duration::from_secs(15)));
+        pair.publish(inbound("good").ttl(Duration::from_secs(600)));
+    });
+    assert_eq!(taken(&mut pair), ["good"]);
+    assert_eq!(pair.device.stats().expired, 0, "it was not even sent");
+}
+
+#[test]
+fn what_is_for_now_is_for_those_who_are_there() {
+    let mut pair = connected();
+    pair.publish(inbound("ring").ttl(Duration::ZERO));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(taken(&mut pair), ["ring"]);
+    away(&mut pair, NOW, |pair| {
+        pair.publish(inbound("ring").ttl(Duration::ZERO));
+        pair.publish(inbound("missed call"));
+    });
+    assert_eq!(taken(&mut pair), ["missed call"]);
+}
+
+#[test]
+fn the_newest_of_a_key_replaces_the_others() {
+    let mut pair = connected();
+    let key = |name: &str| CollapseKey::new(name.as_bytes()).unwrap();
+    away(&mut pair, NOW, |pair| {
+        pair.publish(inbound("a1").key(key("a")));
+        pair.publish(event(StoreId::OUTBOUND, "another store").key(key("a")));
+        pair.publish(inbound("b1").key(key("b")));
+        pair.publish(inbound("a2").key(key("a")));
+    });
+    assert_eq!(taken(&mut pair), ["another store", "b1", "a2"]);
+    assert_eq!(pair.service.stats().superseded, 1);
+}
+
+#[test]
+fn a_notify_in_flight_is_made_anew_when_what_it_says_is_over() {
+    let mut pair = connected();
+    let key = CollapseKey::new(b"state").unwrap();
+    pair.cut = true;
+    pair.publish(inbound(&"ringing ".repeat(400)).key(key));
+    pair.publish(inbound("beside it"));
+    pair.run(Duration::from_millis(100));
+    pair.publish(inbound("cancelled").key(key));
+    pair.run(Duration::from_millis(100));
+    pair.cut = false;
+    pair.run(Duration::from_secs(10));
+    assert_eq!(taken(&mut pair), ["beside it", "cancelled"]);
+    assert_eq!(pair.device.stats().connects, 1);
+}
+
+#[test]
+fn only_what_was_asked_for_comes() {
+    let mut pair = connected();
+    pair.device.subscribe(pair.now, set(&[StoreId::INBOUND])).unwrap();
+    pair.run(Duration::from_secs(1));
+    pair.publish(event(StoreId::OUTBOUND, "not this"));
+    pair.publish(Event::changed(StoreId::CONTACT));
+    pair.publish(inbound("this"));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(taken(&mut pair), ["this"]);
+}
+
+#[test]
+fn a_wider_filter_tells_of_what_it_did_not_cover() {
+    let mut pair = connected();
+    pair.device.subscribe(pair.now, set(&[StoreId::INBOUND])).unwrap();
+    pair.run(Duration::from_secs(1));
+    pair.publish(event(StoreId::OUTBOUND, "not this"));
+    pair.publish(inbound("this"));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(taken(&mut pair), ["this"]);
+    pair.device.subscribe(pair.now, set(&[StoreId::INBOUND, StoreId::OUTBOUND])).unwrap();
+    pair.run(Duration::from_secs(1));
+    assert_eq!(taken(&mut pair), [gap(&[StoreId::OUTBOUND])]);
+}
+
+#[test]
+fn more_than_one_notify_can_hold_comes_in_several() {
+    let mut pair = connected();
+    let texts: Vec<_> = ["x", "y", "z"].into_iter().map(|c| c.repeat(16_000)).collect();
+    publish_all(&mut pair, &texts);
+    pair.run(Duration::from_secs(5));
+    assert!(taken(&mut pair) == texts);
+}
+
+#[test]
+fn a_busy_application_slows_the_service_down_and_loses_nothing() {
+    let mut pair = connected();
+    pair.busy = true;
+    let mut expected = Vec::new();
+    for i in 0..DeviceConfig::default().queue_events + 50 {
+        expected.push(i.to_string());
+        pair.publish(inbound(&i.to_string()));
+        pair.run(Duration::from_millis(100));
+        if pair.device.stats().refused > 0 {
+            break;
+        }
+    }
+    assert!(pair.device.stats().refused > 0, "its queue has a limit");
+    pair.busy = false;
+    pair.run(Duration::from_secs(60));
+    assert_eq!(taken(&mut pair), expected);
+    assert_eq!(pair.device.stats().connects, 1);
+}
+
+#[test]
+fn a_device_that_was_silent_is_told_once_it_is_heard() {
+    let mut pair = connected();
+    // Heartbeats and their answers pass, notifications do not.
+    pair.deaf_above = 300;
+    pair.publish(inbound(&"x".repeat(500)));
+    pair.run(Duration::from_secs(200));
+    assert_eq!(pair.device.stats().connects, 1);
+    assert!(pair.service.stats().given_up > 0);
+    pair.deaf_above = usize::MAX;
+    pair.run(Duration::from_secs(30));
+    assert_eq!(taken(&mut pair).len(), 1);
+    pair.publish(inbound("and then at once, as before"));
+    pair.run(Duration::from_millis(100));
+    assert_eq!(taken(&mut pair).len(), 1);
+}
+
+#[test]
+fn a_service_is_not_trusted_with_a_history_from_before() {
+    let mut pair = connected();
+    publish_all(&mut pair, &numbers(3));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(taken(&mut pair).len(), 3);
+    let head = pair.service.head(&account()).unwrap();
+    // Its log comes from a backup that has only the first event; the second is now another one.
+    pair.restart_service();
+    pair.service.restore(AccountHead::restored(account(), head.epoch.unwrap(), Serial(1))).unwrap();
+    pair.run(Duration::from_secs(60));
+    assert_eq!(taken(&mut pair).len(), 1, "a gap");
+    assert_ne!(pair.service.head(&account()).unwrap().epoch, head.epoch);
+    pair.publish(inbound("new"));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(taken(&mut pair), ["new"]);
+}
+
+#[test]
+fn a_service_that_kept_only_the_head_of_its_log_says_what_is_lost() {
+    let mut pair = connected();
+    publish_all(&mut pair, &numbers(3));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(taken(&mut pair).len(), 3);
+    let epoch = pair.service.head(&account()).unwrap().epoch.unwrap();
+    for (newest, lost) in [(3, 0), (10, 1)] {
+        pair.restart_service();
+        pair.service.restore(AccountHead::restored(account(), epoch, Serial(newest))).unwrap();
+        pair.run(Duration::from_secs(60));
+        assert_eq!(taken(&mut pair).len(), lost, "at {newest}");
+    }
+}
+
+#[test]
+fn a_hole_is_refused_unless_it_is_declared_lost() {
+    let mut pair = connected();
+    let (account, now) = (account(), pair.now);
+    pair.service.deliver(now, &account, Serial(1), inbound("1")).unwrap();
+    let hole = pair.service.deliver(now, &account, Serial(3), inbound("3"));
+    assert_eq!(hole, Err(PublishError::Hole { newest: Serial(1), got: Serial(3) }));
+    let again = pair.service.deliver(now, &account, Serial(1), inbound("1"));
+    assert!(matches!(again, Err(PublishError::Hole { .. })));
+    pair.service.skip(&account, Serial(2)).unwrap();
+    pair.service.deliver(now, &account, Serial(3), inbound("3")).unwrap();
+    pair.run(Duration::from_secs(2));
+    let got = taken(&mut pair);
+    assert!(got.iter().any(|text| text.starts_with("gap")), "{got:?}");
+    assert_eq!(got.last().unwrap(), "3");
+}
+
+#[test]
+fn one_lost_heartbeat_is_no_lost_connection() {
+    let mut pair = connected();
+    pair.run(Duration::from_secs(21));
+    pair.cut = true;
+    pair.run(Duration::from_millis(4500));
+    pair.cut = false;
+    pair.run(Duration::from_secs(20));
+    assert_eq!((pair.device.stats().connects, pair.device.stats().heartbeats >= 3), (1, true));
+    assert_eq!(pair.device.state(), ConnectionState::Connected);
+}
+
+#[test]
+fn a_device_that_has_gone_is_not_listed_after_its_lease() {
+    let mut pair = connected();
+    pair.cut = true;
+    pair.run(Duration::from_secs(79));
+    assert_eq!(pair.service.devices(pair.now, &account()).count(), 1);
+    pair.run(Duration::from_secs(5));
+    assert_eq!(pair.service.devices(pair.now, &account()).count(), 0);
+    assert_eq!(pair.service.stats().records, 0);
+}
+
+#[test]
+fn a_quiet_device_keeps_its_lease() {
+    let mut config = DeviceConfig::default();
+    config.interval = Duration::from_secs(100);
+    let service = ServiceConfig::new(ServiceSecret::new([9; 32]), vec![TicketKey::new(*b"key1", [7; 32])]);
+    let mut pair = Pair::with(service, config);
+    pair.run(Duration::from_secs(3600));
+    let packets = pair.service.stats().packets_sent;
+    assert!((36..45).contains(&packets), "{packets}: an answer to each heartbeat, and no questions");
+    assert_eq!(pair.device.stats().connects, 1);
+}
