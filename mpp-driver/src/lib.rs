@@ -46,6 +46,8 @@
 //!
 //! The parameter only finds the runtime when a handle is made; the handles keep it as `Arc<dyn Runtime>`.
 
+#[cfg(feature = "async-io")]
+pub mod async_io;
 mod client;
 mod clock;
 mod error;
@@ -61,3 +63,13 @@ pub use runtime::{AnyRuntime, AsyncSocket, Interest, Runtime, Task, Timer};
 pub use service::{Service, ServiceEvents, ToAccount};
 pub use socket2::SockRef;
 pub use stats::{ClientStats, ServiceStats, SocketStats};
+
+/// What an adapter exports beside its own `Client`, `ClientBuilder` and `Service`: the same names in each of them.
+pub mod face {
+    pub use crate::{
+        Advice, BindError, CallError, ClientEvent, ClientEvents, ClientStats, ConnectError, Interest,
+        ServiceEvents, ServiceStats, SocketStats, ToAccount,
+    };
+    /// The protocol's own types: tickets, events, notifications, settings, errors.
+    pub use mpp_proto as proto;
+}

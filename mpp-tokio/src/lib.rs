@@ -69,12 +69,7 @@ use std::time::Instant;
 
 use mpp_driver::{AsyncSocket, Runtime, SockRef, Task, Timer};
 
-pub use mpp_driver::{
-    Advice, BindError, CallError, ClientEvent, ClientEvents, ClientStats, ConnectError, Interest,
-    ServiceEvents, ServiceStats, SocketStats, ToAccount,
-};
-/// The protocol's own types: tickets, events, notifications, settings, errors.
-pub use mpp_proto as proto;
+pub use mpp_driver::face::*;
 
 /// A device on tokio.
 pub type Client = mpp_driver::Client<Tokio>;

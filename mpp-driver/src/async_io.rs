@@ -1,0 +1,85 @@
+//! The reactor that smol and async-std share: sockets and timers on the crate `async-io`.
+
+use std::io;
+use std::net::UdpSocket;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use async_io::Async;
+use socket2::SockRef;
+
+use crate::runtime::{AsyncSocket, Interest, Timer};
+
+/// [`Runtime::timer`](crate::Runtime::timer) on async-io.
+pub fn timer(at: Instant) -> Pin<Box<dyn Timer>> {
+    Box::pin(Sleep(async_io::Timer::at(at)))
+}
+
+/// [`Runtime::wrap`](crate::Runtime::wrap) on async-io.
+///
+/// # Errors
+/// If the reactor refuses the socket.
+pub fn wrap(socket: UdpSocket) -> io::Result<Box<dyn AsyncSocket>> {
+    // async-io tells of a change only to who has asked before. A new socket has room to send, and whether it has
+    // something to read is found out by reading: so both begin as ready.
+    let ready = [AtomicBool::new(true), AtomicBool::new(true)];
+    Ok(Box::new(Socket { io: Async::new_nonblocking(socket)?, ready }))
+}
+
+#[derive(Debug)]
+struct Sleep(async_io::Timer);
+
+impl Timer for Sleep {
+    fn reset(mut self: Pin<&mut Self>, at: Instant) {
+        self.0.set_at(at);
+    }
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(cx).map(drop)
+    }
+}
+
+#[derive(Debug)]
+struct Socket {
+    io: Async<UdpSocket>,
+    /// By [`Interest`]: whether the last that was heard of the system is that it is ready. Each direction is polled
+    /// by one task only, so nothing races here.
+    ready: [AtomicBool; 2],
+}
+
+impl Socket {
+    const fn ready(&self, interest: Interest) -> &AtomicBool {
+        let [read, write] = &self.ready;
+        match interest {
+            Interest::Read => read,
+            Interest::Write => write,
+        }
+    }
+}
+
+impl AsyncSocket for Socket {
+    fn poll_ready(&self, interest: Interest, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ready(interest).load(Relaxed) {
+            ready!(match interest {
+                Interest::Read => self.io.poll_readable(cx),
+                Interest::Write => self.io.poll_writable(cx),
+            })?;
+            self.ready(interest).store(true, Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn try_io(
+        &self,
+        interest: Interest,
+        io: &mut dyn FnMut(SockRef<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let result = io(SockRef::from(self.io.get_ref()));
+        if result.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+            self.ready(interest).store(false, Relaxed);
+        }
+        result
+    }
+}
