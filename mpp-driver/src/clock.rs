@@ -1,8 +1,11 @@
 //! The two clocks of this machine, as the state machines want them.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mpp_proto::{Instant, UnixTime};
+
+use crate::runtime::Runtime;
 
 /// Tell the civil time again after this long, and when it was wrong by [`JUMP`].
 const TELL_AFTER: Duration = Duration::from_secs(60);
@@ -10,36 +13,38 @@ const TELL_AFTER: Duration = Duration::from_secs(60);
 const JUMP: u64 = 1_000;
 
 /// A monotonic clock that goes on while the machine sleeps, counted from its making.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Clock {
+    runtime: Arc<dyn Runtime>,
     origin: Duration,
-    started: std::time::Instant,
 }
 
 impl Clock {
-    pub(crate) fn start() -> Self {
-        Self { origin: boot_time().unwrap_or_default(), started: std::time::Instant::now() }
+    pub(crate) fn start(runtime: Arc<dyn Runtime>) -> Self {
+        Self { origin: runtime.uptime(), runtime }
     }
 
     pub(crate) fn now(&self) -> Instant {
-        let passed = match boot_time() {
-            Some(now) => now.saturating_sub(self.origin),
-            None => self.started.elapsed(),
-        };
-        Instant::ZERO + passed
+        Instant::ZERO + self.runtime.uptime().saturating_sub(self.origin)
     }
 }
 
-/// Time since boot, sleep included; `None` where the system has no such clock.
+/// Time since boot, sleep included.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn boot_time() -> Option<Duration> {
+pub(crate) fn uptime() -> Duration {
     use nix::time::{ClockId, clock_gettime};
-    clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(Duration::from)
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or_else(|_| process_time(), Duration::from)
 }
 
+/// Time since this was first called; whether sleep counts, the system decides.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn boot_time() -> Option<Duration> {
-    None
+pub(crate) fn uptime() -> Duration {
+    process_time()
+}
+
+fn process_time() -> Duration {
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    START.get_or_init(std::time::Instant::now).elapsed()
 }
 
 /// The civil time.
@@ -82,11 +87,12 @@ mod tests {
 
     #[test]
     fn the_clock_goes_forward() {
-        let clock = Clock::start();
-        let before = clock.now();
-        std::thread::sleep(Duration::from_millis(5));
-        let passed = clock.now().since(before);
-        assert!(passed >= Duration::from_millis(5) && passed < Duration::from_secs(5), "{passed:?}");
+        for clock in [uptime, process_time] {
+            let before = clock();
+            std::thread::sleep(Duration::from_millis(5));
+            let passed = clock() - before;
+            assert!(passed >= Duration::from_millis(5) && passed < Duration::from_secs(5), "{passed:?}");
+        }
     }
 
     #[test]

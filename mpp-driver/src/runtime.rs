@@ -5,7 +5,7 @@ use std::io;
 use std::net::UdpSocket;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
@@ -32,6 +32,13 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     /// stands still) overrides it.
     fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    /// The clock that the protocol's deadlines are measured by: it never goes back, and it should go on while the
+    /// machine sleeps, although the timers may not. Its zero means nothing. Default: Linux's `CLOCK_BOOTTIME`, and
+    /// elsewhere what [`Instant`] counts.
+    fn uptime(&self) -> Duration {
+        crate::clock::uptime()
     }
 }
 

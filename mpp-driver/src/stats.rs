@@ -1,8 +1,11 @@
 //! Counters of sockets, and what a client and a service report.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mpp_proto::DeviceStats;
+
+use crate::socket::drops;
 
 /// What happened at the sockets of a client or a service since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,9 @@ pub struct SocketStats {
     pub receive_calls: u64,
     /// Errors of receiving, most of them ICMP messages about packets sent earlier. They end nothing.
     pub receive_errors: u64,
+    /// Packets that the system threw away because the receive buffer of a socket was full: of the sockets that are
+    /// open now. `None` where the system does not say (other than Linux).
+    pub kernel_drops: Option<u64>,
     /// The receive buffer that the system granted to the newest socket, in bytes, as the system counts (Linux counts
     /// its own overhead too).
     pub receive_buffer: u64,
@@ -65,9 +71,23 @@ pub(crate) struct Counters {
     pub(crate) receive_errors: AtomicU64,
     pub(crate) receive_buffer: AtomicU64,
     pub(crate) send_buffer: AtomicU64,
+    /// The sockets that are open, by inode.
+    open: Mutex<Vec<u64>>,
 }
 
 impl Counters {
+    pub(crate) fn opened(&self, inode: Option<u64>) {
+        self.open().extend(inode);
+    }
+
+    pub(crate) fn closed(&self, inode: Option<u64>) {
+        self.open().retain(|open| Some(*open) != inode);
+    }
+
+    fn open(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn read(&self) -> SocketStats {
         SocketStats {
             sent: self.sent.load(Relaxed),
@@ -78,6 +98,7 @@ impl Counters {
             received: self.received.load(Relaxed),
             receive_calls: self.receive_calls.load(Relaxed),
             receive_errors: self.receive_errors.load(Relaxed),
+            kernel_drops: drops(&self.open()),
             receive_buffer: self.receive_buffer.load(Relaxed),
             send_buffer: self.send_buffer.load(Relaxed),
         }

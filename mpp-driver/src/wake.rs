@@ -239,7 +239,7 @@ mod tests {
         let runtime = Hasty::default();
         let resets = runtime.0.clone();
         let mut alarm = Alarm::new(Arc::new(runtime));
-        let clock = Clock::start();
+        let clock = Clock::start(alarm.runtime.clone());
         let mut cx = Context::from_waker(Waker::noop());
         assert!(alarm.poll(&mut cx, &clock, None).is_pending());
         assert!(alarm.poll(&mut cx, &clock, Some(clock.now())).is_ready());

@@ -85,7 +85,7 @@ impl<R> ClientBuilder<R> {
     /// # Panics
     /// Outside of the runtime, and if the system has no random bytes to give.
     pub fn connect(self) -> Client<R> {
-        let clock = Clock::start();
+        let clock = Clock::start(self.runtime.clone());
         let (now, unix) = (clock.now(), civil());
         let mut seed = [0; 32];
         if let Err(e) = getrandom::fill(&mut seed) {

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use mpp_proto::{
-    CommandError, Connected, ConnectionState, Device, Event, Instant, Notification, RequestId, Resume,
-    Serial, StoreSet, Ticket,
+    CommandError, Connected, ConnectionState, Device, Event, Instant, Notification, RequestError, RequestId,
+    Resume, Serial, StoreSet, Ticket,
 };
 
 pub use builder::ClientBuilder;
@@ -110,7 +110,7 @@ impl<R> Client<R> {
     pub async fn subscribe(&self, filter: StoreSet) -> Result<Serial, CallError> {
         match self.request(|device, now| device.subscribe(now, filter)).await? {
             Answer::Subscribed(newest) => Ok(newest),
-            Answer::Posted(serial) => Ok(serial.unwrap_or_default()),
+            _ => Err(RequestError::Closed.into()),
         }
     }
 
@@ -123,7 +123,19 @@ impl<R> Client<R> {
     pub async fn post(&self, event: &Event) -> Result<Option<Serial>, CallError> {
         match self.request(|device, now| device.post(now, event)).await? {
             Answer::Posted(serial) => Ok(serial),
-            Answer::Subscribed(newest) => Ok(Some(newest)),
+            _ => Err(RequestError::Closed.into()),
+        }
+    }
+
+    /// Asks from which address the service sees this device now. [`Client::observed_endpoint`] costs no packet and
+    /// tells what was last heard.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn query_endpoint(&self) -> Result<SocketAddr, CallError> {
+        match self.request(Device::query_endpoint).await? {
+            Answer::Endpoint(endpoint) => Ok(endpoint),
+            _ => Err(RequestError::Closed.into()),
         }
     }
 

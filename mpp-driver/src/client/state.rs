@@ -32,6 +32,7 @@ pub(super) struct Shared {
 pub(super) enum Answer {
     Subscribed(Serial),
     Posted(Option<Serial>),
+    Endpoint(SocketAddr),
 }
 
 #[derive(Debug)]
@@ -232,6 +233,10 @@ impl State {
             }
             DeviceEvent::Posted { request, serial } => {
                 self.answer(request, Ok(Answer::Posted(serial)), wakes);
+                return None;
+            }
+            DeviceEvent::Endpoint { request, endpoint } => {
+                self.answer(request, Ok(Answer::Endpoint(endpoint)), wakes);
                 return None;
             }
             DeviceEvent::Failed { request, error } => {

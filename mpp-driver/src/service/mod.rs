@@ -105,7 +105,7 @@ impl<R> Service<R> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| BindError::Random(e.to_string()))?;
 
-        let clock = Clock::start();
+        let clock = Clock::start(runtime.clone());
         let (now, unix) = (clock.now(), civil());
         let core = mpp_proto::Service::new(Arc::new(config), ShardId(0), Seed::new(seed), now, unix);
         let local = sockets.iter().map(UdpSocket::local).collect();

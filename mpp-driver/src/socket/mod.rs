@@ -2,6 +2,7 @@
 //!
 //! Errors of the network never end anything here: they are counted, and the packet counts as lost.
 
+mod drops;
 mod many;
 mod receive;
 #[cfg(all(test, target_os = "linux"))]
@@ -17,6 +18,7 @@ use mpp_proto::Transmit;
 use quinn_udp::{UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+pub(crate) use drops::drops;
 pub(crate) use many::Outbox;
 pub(crate) use receive::Inbox;
 
@@ -47,6 +49,7 @@ pub(crate) struct UdpSocket {
     io: Box<dyn AsyncSocket>,
     udp: UdpSocketState,
     local: SocketAddr,
+    inode: Option<u64>,
     counters: Arc<Counters>,
 }
 
@@ -84,7 +87,10 @@ impl UdpSocket {
         counters: &Arc<Counters>,
     ) -> io::Result<Self> {
         let local = socket.local_addr()?;
-        Ok(Self { io: runtime.wrap(socket)?, udp, local, counters: counters.clone() })
+        let inode = drops::inode(&SockRef::from(&socket));
+        let io = runtime.wrap(socket)?;
+        counters.opened(inode);
+        Ok(Self { io, udp, local, inode, counters: counters.clone() })
     }
 
     /// The address it is bound to.
@@ -179,6 +185,12 @@ impl UdpSocket {
             (SocketAddr::V6(_), IpAddr::V4(v4)) => v4.to_ipv6_mapped().into(),
             (_, ip) => ip,
         })
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        self.counters.closed(self.inode);
     }
 }
 

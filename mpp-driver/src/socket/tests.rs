@@ -406,3 +406,29 @@ fn the_buffers_that_were_granted_can_be_read() {
     let stats = Bench::new("127.0.0.1:0", SERVICE).counters.read();
     assert!(stats.receive_buffer >= 4096 && stats.send_buffer >= 4096, "{stats:?}");
 }
+
+#[test]
+fn what_the_kernel_throws_away_can_be_read() {
+    let bench = Bench::new("127.0.0.1:0", Use::Device);
+    assert_eq!(bench.counters.read().kernel_drops, Some(0));
+    let from = peer("127.0.0.1:0");
+    let bytes = vec![0; 1400];
+    let buffer = bench.counters.read().receive_buffer as usize;
+    // More than fits, and nobody reads.
+    let sent = buffer / bytes.len() + 200;
+    for _ in 0..sent {
+        from.send_to(&bytes, bench.socket.local()).unwrap();
+    }
+    let (mut inbox, mut got) = (Inbox::device(), 0);
+    loop {
+        match bench.receive(&mut inbox).len() {
+            0 => break,
+            n => got += n,
+        }
+    }
+    assert!(got < sent);
+    assert_eq!(bench.counters.read().kernel_drops, Some((sent - got) as u64));
+    let counters = bench.counters.clone();
+    drop(bench);
+    assert_eq!(counters.read().kernel_drops, None);
+}
