@@ -50,6 +50,9 @@
 pub mod async_io;
 mod client;
 mod clock;
+#[cfg(feature = "conformance")]
+#[doc(hidden)]
+pub mod conformance;
 mod error;
 mod runtime;
 mod service;
