@@ -37,10 +37,26 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// It connects in the background, and again whenever the connection is lost, for ever. Only two things end it:
 /// [`Client::close`] (or dropping it), and another connection of the same device that takes its place.
 ///
-/// Notifications are taken with [`Client::next`] or as a [`Stream`]. In automatic mode, taking the next one says that
-/// the one before has been dealt with: after a crash nothing is missing, and what was being dealt with comes again.
-/// With [`ClientBuilder::manual_acknowledgement`] only [`Client::acknowledge`] says so. What is not taken waits in a
-/// queue of bounded size, and above that at the service: a client that is not polled loses nothing and grows nothing.
+/// Notifications are taken with [`Client::next`] or as a [`Stream`]. What is not taken waits in a queue of bounded size,
+/// and above that at the service: a client that is not polled loses nothing and grows nothing.
+///
+/// # What a crash costs
+///
+/// A client has a *position*: everything up to it has been dealt with. It survives the process in two places, at the
+/// service (while that lives) and in the [`Resume`] that [`ClientBuilder::on_resume`] hands to the program; the program's
+/// is the one that counts, and without it the next client begins at the newest event and hears of a gap.
+///
+/// - **Automatic** (the default): asking for the next notification moves the position past the one before. If the process
+///   dies, the notification that was being dealt with comes again with the next client, and nothing is missing: at least
+///   once, and at most one twice, if `on_resume` has saved every position. What has been taken but not followed by another
+///   call to [`Client::next`] counts as not dealt with, also in an orderly [`Client::close`]: acknowledge the last one.
+/// - **Manual** ([`ClientBuilder::manual_acknowledgement`]): only [`Client::acknowledge`] moves the position, past all
+///   notifications up to the one it names. Everything taken after it comes again. Use it when notifications are dealt with
+///   by other tasks, or several at a time, or together with a transaction: save the effects and the position at once, and
+///   each notification takes effect exactly once.
+///
+/// Within one process every notification is given exactly once, also over new connections. What the service itself has
+/// lost (a full ring, a new epoch) is announced as a gap, never skipped silently.
 ///
 /// Every method takes `&self`, so that a client can be shared by reference or in an [`Arc`]; if several tasks take
 /// notifications, each goes to one of them. All futures may be dropped at any time: no notification is lost with them.

@@ -14,6 +14,8 @@
 mod connection;
 mod crowd;
 mod delivery;
+mod examples;
+mod idle;
 mod lab;
 mod proxy;
 mod service;
@@ -23,6 +25,8 @@ mod world;
 pub use connection::*;
 pub use crowd::*;
 pub use delivery::*;
+pub use examples::an_example_gets_its_notifications;
+pub use idle::idle;
 pub use lab::Lab;
 pub use proxy::Proxy;
 pub use service::*;
@@ -70,6 +74,7 @@ macro_rules! conformance {
             a_restarted_service_is_found_again_and_owns_up
             a_shut_down_service_tells_its_devices_and_frees_its_port
             a_dropped_service_ends
+            a_revoked_ticket_is_refused_and_a_newer_one_is_not
             a_runtime_that_ends_leaves_nobody_waiting
             a_service_listens_on_several_addresses
             two_clients_of_a_dual_stack_service_use_both_families

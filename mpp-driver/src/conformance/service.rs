@@ -4,10 +4,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use mpp_proto::{
-    AccountHead, AccountId, CommandError, DisconnectReason, NotificationKind, PublishError, Serial,
+    AccountHead, AccountId, CommandError, DisconnectReason, Endpoint, NotificationKind, PublishError, Serial,
 };
 
-use super::{ALICE, Kit, LOOPBACK, Lab, World, all, config, message, number, numbered, ticket};
+use super::{
+    ALICE, Kit, LOOPBACK, Lab, World, all, config, device_id, message, now, number, numbered, ticket,
+    ticket_until,
+};
 use crate::{Advice, BindError, CallError, Client, ClientEvent, ConnectError, Service};
 
 pub async fn a_restarted_service_is_found_again_and_owns_up<K: Kit>(w: World<K>) {
@@ -157,4 +160,29 @@ pub async fn a_runtime_that_ends_leaves_nobody_waiting<K: Kit>(w: World<K>) {
     w.within(10, "the end", all(vec![Box::pin(waiting), Box::pin(end)])).await;
     w.within(10, "shutting down", service.shutdown(Duration::from_secs(60))).await;
     assert_eq!(service.publish(ALICE, numbered(1)), Err(PublishError::Closed));
+}
+
+pub async fn a_revoked_ticket_is_refused_and_a_newer_one_is_not<K: Kit>(w: World<K>) {
+    let (service, address) = w.service();
+    let (client, other) = (w.connect(1, address).await, w.connect(2, address).await);
+    let issued_before = now() + Duration::from_secs(1);
+    service.revoke(ALICE, device_id(1), issued_before);
+    let refused = async {
+        loop {
+            match client.connected().await {
+                Ok(_) => w.sleep(Duration::from_millis(10)).await,
+                Err(error) => return error,
+            }
+        }
+    };
+    let error = w.within(20, "a refusal", refused).await;
+    assert!(matches!(error, ConnectError::RenewTicket { .. }), "{error:?}");
+    // A ticket lives for an hour here, so that one that ends later was issued later.
+    let expiry = issued_before + Duration::from_secs(3601);
+    client.renew(ticket_until(ALICE, expiry, 1, Endpoint::Address(address)));
+    w.within(20, "connecting", client.connected()).await.unwrap();
+    service.publish(ALICE, numbered(1)).unwrap();
+    for client in [&client, &other] {
+        assert_eq!(number(&w.next_event(client).await.1), 1);
+    }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use mpp_proto::{
     AccountHead, AccountId, DeviceId, DeviceStatus, Epoch, Event, PublishError, Seed, Serial, ServiceConfig,
-    ShardId,
+    ShardId, UnixTime,
 };
 
 use driver::Driver;
@@ -157,6 +157,17 @@ impl<R> Service<R> {
     /// The channel of an account, if it is known.
     pub fn head(&self, account: impl ToAccount) -> Option<AccountHead> {
         self.shared.state.with(|s, _| s.core.head(&account.to_account()))
+    }
+
+    /// Takes no ticket of this device any more that was issued before `before`, and closes its connection: with a newer
+    /// ticket it is back at once. The host keeps the list of what it has revoked and repeats it after a restart, until
+    /// those tickets have expired.
+    pub fn revoke(&self, account: impl ToAccount, device: DeviceId, before: UnixTime) {
+        self.shared.state.with(|s, wakes| {
+            s.core.revoke(self.shared.clock.now(), &account.to_account(), device, before);
+            s.settle_events(wakes);
+            wakes.driver();
+        });
     }
 
     /// The connected devices of an account.

@@ -1,0 +1,6 @@
+//! How often an idle client wakes its process: `idle_tokio [SECONDS]`
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    mpp_driver::conformance::idle::<mpp_tokio::Tokio>(|test| runtime.block_on(test));
+}
