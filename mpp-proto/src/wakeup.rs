@@ -35,7 +35,7 @@ pub enum TimerKind {
 
 impl Wakeup {
     /// The earlier of two. `Option::min` would let `None` win.
-    pub(crate) fn earliest(a: Option<Self>, b: Option<Self>) -> Option<Self> {
+    pub fn earliest(a: Option<Self>, b: Option<Self>) -> Option<Self> {
         match (a, b) {
             (Some(a), Some(b)) => Some(if b.at < a.at { b } else { a }),
             (a, b) => a.or(b),

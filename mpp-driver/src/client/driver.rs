@@ -136,8 +136,9 @@ impl Driver {
         });
     }
 
-    /// Does what the device asks for.
-    fn serve(&mut self) {
+    /// Does what the device asks for; returns whether there is a new socket, which nobody waits for yet.
+    fn serve(&mut self) -> bool {
+        let mut opened = false;
         loop {
             let now = self.shared.clock.now();
             let event = self.shared.state.with(|s, wakes| {
@@ -150,8 +151,11 @@ impl Driver {
                 None
             });
             match event {
-                None => return,
-                Some(DeviceEvent::OpenLink { link, family }) => self.open(link, family),
+                None => return opened,
+                Some(DeviceEvent::OpenLink { link, family }) => {
+                    self.open(link, family);
+                    opened = true;
+                }
                 Some(DeviceEvent::CloseLink(link)) => {
                     self.links.retain(|l| l.id != link);
                     self.pending.take_if(|p| p.transmit.path.link == link);
@@ -238,7 +242,7 @@ impl Future for Driver {
         for _ in 0..ROUNDS {
             driver.advance(cx);
             let mut more = driver.receive(cx);
-            driver.serve();
+            more |= driver.serve();
             // First the host, then the service: what the service knows to be dealt with, it may forget.
             driver.save();
             more |= driver.transmit(cx);

@@ -15,6 +15,8 @@ pub async fn a_client_connects_and_says_so<K: Kit>(w: World<K>) {
     assert_eq!(connected.service, address);
     assert_eq!(Some(connected.observed), client.observed_endpoint());
     assert!(connected.observed.ip().is_loopback() && connected.forward_secret);
+    // Longer, and the first packet or its answer had to be repeated.
+    assert!(connected.took < Duration::from_millis(900), "{connected:?}");
     assert_eq!(client.state(), ConnectionState::Connected);
     let told = w.within(5, "the event", async {
         loop {
