@@ -1,4 +1,5 @@
 //! A device in an own loop: one socket, one thread, no runtime. `blocking TICKET [NOTIFICATIONS]`
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::error::Error;
 use std::net::{ToSocketAddrs, UdpSocket};
@@ -20,7 +21,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     let (mut out, mut buffer, mut our_link) = ([0; 1452], [0; 2048], None);
     loop {
-        // Take everything the device has to give: events, notifications, packets.
         while let Some(event) = device.poll_event() {
             match event {
                 DeviceEvent::OpenLink { link, family: Family::V4 } => {

@@ -1,5 +1,7 @@
 //! The blocking example runs against a service in a loop just as simple, and ends by itself. (The other examples are
 //! tests themselves.)
+// The core may not use these; what drives it has to.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::UdpSocket;
 use std::num::NonZeroUsize;
