@@ -214,7 +214,7 @@ fn a_busy_application_slows_the_service_down_and_loses_nothing() {
     }
     assert!(pair.device.stats().refused > 0, "its queue has a limit");
     // What is not kept is not acknowledged: the service still owes it, and needs no heartbeat to find that out.
-    let account = AccountId::of(ACCOUNT);
+    let account = account();
     let told = pair.service.devices(pair.now, &account).next().unwrap().told;
     assert!(told < pair.service.head(&account).unwrap().newest, "{told}");
     pair.busy = false;
