@@ -40,7 +40,7 @@ pub struct ServiceConfig {
     pub ticket_keys: Vec<TicketKey>,
     /// The node number in a cluster, 0..4096.
     pub node: u16,
-    /// Connections at most, half-open ones included; about 450 bytes each once used. Default: 1,048,576.
+    /// Connections at most, half-open ones included; five records of 64 bytes each, once used. Default: 1,048,576.
     pub capacity: u32,
     /// Channels at most. Default: 1,048,576.
     pub accounts: u32,
