@@ -7,15 +7,12 @@ use bytes::Bytes;
 
 use crate::ids::{Serial, StoreId};
 use crate::time::UnixTime;
+pub use crate::wire::{MAX_KEY, MAX_PAYLOAD};
 
-/// The largest payload of an event, in bytes: one event always fits one Notify of 16 packets.
-pub const MAX_PAYLOAD: usize = 16_384;
 /// The longest time to live of an event.
 pub const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The time to live of an event that names none.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
-/// The longest collapse key, in bytes; the shortest is 1.
-pub const MAX_KEY: usize = 32;
 
 /// How soon an event has to reach its devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -188,7 +188,7 @@ impl Device {
             Phase::Waiting(at) if *at <= now => self.start_attempt(now),
             Phase::Attempting(attempt) if attempt.ends_at() <= now => {
                 self.failures = self.failures.saturating_add(1);
-                let cap = Duration::from_secs(1 << self.failures.min(6)).min(MAX_BACKOFF);
+                let cap = back_off(self.failures);
                 let wait = self.rng.duration(Duration::from_secs(1), cap);
                 self.retry(now + wait);
             }
@@ -570,6 +570,11 @@ impl Device {
         }
         self.events.push_back(event);
     }
+}
+
+/// The longest wait after so many failures in a row.
+fn back_off(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.min(6)).min(MAX_BACKOFF)
 }
 
 /// The earliest of several deadlines.

@@ -9,7 +9,7 @@ use super::connection::{Connection, Fragment};
 use super::event::{Connected, DeviceEvent, DisconnectReason, RequestError};
 use super::requests::Ask;
 use super::resume::Anchor;
-use super::{ConnectionState, Device, Phase, RESET_SPREAD, SLOW_RETRY, ServiceClock};
+use super::{ConnectionState, Device, Phase, RESET_SPREAD, SLOW_RETRY, ServiceClock, back_off};
 use crate::channel::{CollapseKey, NotificationKind};
 use crate::ids::{Epoch, Serial};
 use crate::path::{Datagram, Disposition, DropReason, Path};
@@ -100,7 +100,7 @@ impl Device {
                 self.retry(now + wait);
             }
             _ => {
-                let cap = Duration::from_secs(1 << self.failures.min(6)).min(super::MAX_BACKOFF);
+                let cap = back_off(self.failures);
                 self.failures = self.failures.saturating_add(1);
                 let wait = self.rng.duration(Duration::from_secs(1).min(cap), cap);
                 self.retry(now + wait.max(retry_after));
@@ -376,7 +376,7 @@ impl Device {
     /// connection in between does not show that it has.
     fn after_misunderstanding(&mut self) -> Duration {
         self.misunderstandings = self.misunderstandings.saturating_add(1);
-        let cap = Duration::from_secs(1 << self.misunderstandings.min(6)).min(super::MAX_BACKOFF);
+        let cap = back_off(self.misunderstandings);
         self.rng.duration(cap / 2, cap)
     }
 

@@ -91,10 +91,10 @@ pub(crate) const MIN_DATA_TO_SERVICE: usize = 50;
 /// The smallest data packet to a device.
 pub(crate) const MIN_DATA_TO_DEVICE: usize = 42;
 
-/// The largest payload of an event, in bytes.
-pub(crate) const MAX_PAYLOAD: usize = 16_384;
+/// The largest payload of an event, in bytes: one event always fits one Notify of 16 packets.
+pub const MAX_PAYLOAD: usize = 16_384;
 /// The longest collapse key, in bytes; the shortest is 1.
-pub(crate) const MAX_KEY: usize = 32;
+pub const MAX_KEY: usize = 32;
 /// The longest account name, in bytes of UTF-8; the shortest is 1.
 pub(crate) const MAX_ACCOUNT: usize = 128;
 /// The longest explanation in a Failure, an Error or a Close, in bytes of UTF-8.
