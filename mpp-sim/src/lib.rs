@@ -10,6 +10,7 @@
 //! | [`World`] | machines, network and clock together; commands, time, logs |
 //! | [`Conditions`], [`Network`] | what happens to packets; capture, observers (attackers, middleboxes), injection |
 //! | [`model`] | the judge of delivery; shares no code with the protocol |
+//! | [`history`] | random histories as data, which shrink when they fail |
 //! | [`Rng`], [`Trace`] | chance that repeats; a fingerprint by which two runs are compared |
 //! | [`each_seed`] | one test over many seeds, and again over the one that failed |
 //!
@@ -44,6 +45,7 @@
 //! # }
 //! ```
 
+pub mod history;
 pub mod model;
 mod network;
 mod post;

@@ -190,6 +190,20 @@ pub struct NetworkStats {
     pub unreachable: u64,
 }
 
+impl std::ops::AddAssign for NetworkStats {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.bytes += other.bytes;
+        self.lost += other.lost;
+        self.too_big += other.too_big;
+        self.dark += other.dark;
+        self.doubled += other.doubled;
+        self.corrupted += other.corrupted;
+        self.delivered += other.delivered;
+        self.unreachable += other.unreachable;
+    }
+}
+
 struct Route {
     conditions: Conditions,
     rng: Rng,

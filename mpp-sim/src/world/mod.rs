@@ -476,6 +476,12 @@ impl World {
         self.network.set_conditions(node.down, down);
     }
 
+    /// What the network does to a device's packets (to the service, to the device).
+    pub fn conditions(&self, device: DeviceHandle) -> (Conditions, Conditions) {
+        let node = &self.devices[device.0 as usize];
+        (self.network.conditions(node.up), self.network.conditions(node.down))
+    }
+
     /// Changes the ports under which the world sees a device; it is not told, as behind a NAT box that forgot.
     pub fn rebind(&mut self, device: DeviceHandle) {
         self.devices[device.0 as usize].rebind(&mut self.addresses);

@@ -1,0 +1,100 @@
+//! Histories by chance.
+
+use super::Operation;
+use crate::rng::Rng;
+
+/// The operations of the history of this seed.
+///
+/// Two kinds, by chance. A busy one posts, fails and recovers within seconds. A calm one has more devices and hours in
+/// which only heartbeats go back and forth, so that what takes long happens too: expiry, leases, timers that drift.
+pub(super) fn operations(seed: u64) -> Vec<Operation> {
+    let mut rng = Rng::new(seed).fork(0xA11CE);
+    let calm = rng.chance(0.25);
+    let mut out = vec![Operation::Service { ring_events: rng.between(4, 32), ring_kib: rng.between(16, 64) }];
+    let devices = if calm { rng.between(2, 24) } else { rng.between(1, 4) };
+    for _ in 0..devices {
+        let [latency, jitter, loss, burst, duplicate, reorder, corrupt] = weather(&mut rng);
+        out.push(Operation::Climate { latency, jitter, loss, burst, duplicate, reorder, corrupt });
+        out.push(Operation::Device {
+            account: rng.below(2),
+            stores: stores(&mut rng),
+            manual: u64::from(rng.chance(0.4)),
+            queue: rng.between(2, 64),
+            interval: if calm { [25, 60, 120, 240, 300][rng.index(5)] } else { 0 },
+        });
+    }
+    for _ in 0..rng.between(50, 250) {
+        step(&mut rng, devices, calm, &mut out);
+    }
+    out
+}
+
+fn step(rng: &mut Rng, devices: u64, calm: bool, out: &mut Vec<Operation>) {
+    let device = rng.below(devices);
+    let next = match rng.below(1000) {
+        0..420 => post(rng),
+        420..440 => {
+            out.extend((0..39).map(|_| post(rng)));
+            post(rng)
+        }
+        440..780 => Operation::Wait { time: rng.between(0, 4000) },
+        780..800 => Operation::Wait { time: rng.between(0, 150_000) },
+        800..820 => Operation::Wait { time: rng.between(0, if calm { 10 * 3_600_000 } else { 300_000 }) },
+        820..850 => Operation::Subscribe { device, stores: stores(rng) },
+        850..880 => Operation::Kill { device },
+        880..920 => Operation::Restore { device },
+        920..924 => Operation::Forget { device },
+        924..940 => Operation::Dark { device, time: rng.between(0, 200_000) },
+        940..946 => {
+            Operation::Restart { secret: u64::from(rng.chance(0.7)), heads: u64::from(rng.chance(0.5)) }
+        }
+        946..962 => Operation::Pause { device, time: if rng.chance(0.6) { 0 } else { rng.between(1, 2000) } },
+        962..966 => Operation::Stall { device },
+        966..980 => Operation::Hold { device, hold: rng.below(2) },
+        980..985 => {
+            let [latency, jitter, loss, burst, duplicate, reorder, corrupt] = weather(rng);
+            Operation::Uplink { device, latency, jitter, loss, burst, duplicate, reorder, corrupt }
+        }
+        985..990 => {
+            let [latency, jitter, loss, burst, duplicate, reorder, corrupt] = weather(rng);
+            Operation::Downlink { device, latency, jitter, loss, burst, duplicate, reorder, corrupt }
+        }
+        990..996 => Operation::Rebind { device },
+        _ => Operation::Readdress { device },
+    };
+    out.push(next);
+}
+
+fn post(rng: &mut Rng) -> Operation {
+    let most = [20, 20, 1000, 4000, 16_384][rng.index(5)];
+    Operation::Post {
+        account: rng.below(2),
+        store: rng.below(4),
+        size: if rng.chance(0.25) { 0 } else { rng.between(4, most) },
+        ttl: match rng.below(10) {
+            0 => 1,
+            1 => rng.between(2, 3000),
+            2 => rng.between(3000, 100_000),
+            _ => 0,
+        },
+        key: if rng.chance(0.25) { rng.between(1, 3) } else { 0 },
+        urgency: rng.below(3),
+    }
+}
+
+fn stores(rng: &mut Rng) -> u64 {
+    if rng.chance(0.6) { 0 } else { rng.between(1, 15) }
+}
+
+fn weather(rng: &mut Rng) -> [u64; 7] {
+    let burst = if rng.chance(0.2) { rng.between(1, 60) } else { 0 };
+    [
+        rng.between(1, 100),
+        rng.between(0, 60),
+        rng.between(0, 350),
+        burst,
+        rng.between(0, 100),
+        rng.between(0, 100),
+        rng.between(0, 20),
+    ]
+}
