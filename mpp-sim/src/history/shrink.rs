@@ -2,13 +2,14 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use super::{History, Played};
+use super::{History, Operation, Played};
 
 /// How often a failing history is tried in a smaller form, and how long.
 const MOST_RUNS: usize = 4000;
@@ -36,7 +37,9 @@ impl Failure {
         let begin = Instant::now();
         loop {
             let before = found.runs;
-            let smaller = found.drop_operations(check, begin) | found.lower_numbers(check, begin);
+            let smaller = found.drop_operations(check, begin)
+                | found.lower_together(check, begin)
+                | found.lower_numbers(check, begin);
             if !smaller || found.runs == before {
                 return found;
             }
@@ -57,6 +60,24 @@ impl Failure {
                 end = start;
             }
             size /= 2;
+        }
+        smaller
+    }
+
+    /// Numbers of one name that have to agree, such as those of an account, can only become zero together.
+    fn lower_together(&mut self, check: &dyn Fn(&Played), begin: Instant) -> bool {
+        let mut smaller = false;
+        let mut all = self.history.clone();
+        let kinds: BTreeSet<_> =
+            all.operations.iter_mut().flat_map(Operation::numbers).map(|(name, n)| (name, *n)).collect();
+        for kind in kinds.into_iter().filter(|(_, n)| *n != 0) {
+            let mut candidate = self.history.clone();
+            for (name, number) in candidate.operations.iter_mut().flat_map(Operation::numbers) {
+                if (name, *number) == kind {
+                    *number = 0;
+                }
+            }
+            smaller |= candidate != self.history && self.try_it(candidate, check, begin);
         }
         smaller
     }
