@@ -47,6 +47,7 @@
 
 pub mod history;
 pub mod model;
+pub mod nat;
 mod network;
 mod post;
 mod rng;
@@ -54,6 +55,7 @@ mod seeds;
 mod trace;
 mod world;
 
+pub use nat::{Nat, NatConfig};
 pub use network::{
     Captured, Conditions, Fate, Loss, Network, NetworkStats, Observer, Packet, RouteId, Verdict,
 };
@@ -61,4 +63,4 @@ pub use post::Post;
 pub use rng::Rng;
 pub use seeds::each_seed;
 pub use trace::Trace;
-pub use world::{App, DeviceHandle, Drive, Entry, Record, Restart, ServiceHandle, World};
+pub use world::{App, DeviceHandle, Drive, Entry, NatHandle, Record, Restart, ServiceHandle, World};

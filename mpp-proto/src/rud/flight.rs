@@ -124,6 +124,22 @@ impl Flight {
         self.pending |= self.sent() & !self.acknowledged & !spent;
     }
 
+    /// The other side is heard again, after silence since `silent_since`, and has said nothing of what was sent to it
+    /// meanwhile: that went nowhere, and can be sent again now instead of after the long timeouts of an idle path.
+    /// False if there is no reason to think so.
+    pub(crate) fn reached_again(&mut self, now: Instant, silent_since: Instant) -> bool {
+        let into_silence = self.is_started()
+            && !self.has_arrived_in_part()
+            && self.last_sent.since(silent_since) >= super::rtt::SLEEPY_AFTER;
+        if self.timeouts == 0 && !into_silence {
+            return false;
+        }
+        self.timeouts = 0;
+        self.progress_at = now;
+        self.lose_all();
+        true
+    }
+
     /// Goes on counting timeouts where a datagram that this one replaces left off.
     pub(crate) const fn resume_after(&mut self, replaced: &Self) {
         self.timeouts = replaced.timeouts;

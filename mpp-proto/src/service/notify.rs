@@ -68,6 +68,16 @@ impl Service {
         }
     }
 
+    /// The device has just been heard, for the first time since `silent_since`. What it is owed goes out now, also what
+    /// was sent into the silence: a NAT box that had forgotten it knows it again.
+    pub(super) fn reached(&mut self, now: Instant, slot: u32, silent_since: Instant) {
+        let sending = self.table.hot[slot].sending;
+        let Some(sending) = self.sendings.get_mut(sending) else { return self.check_owed(slot) };
+        if sending.flight.reached_again(now, silent_since) {
+            self.ready.push_back(&mut self.table.hot, slot);
+        }
+    }
+
     /// Sends what may be sent to a device now. True if it has more than the batch had room for.
     pub(super) fn transmit(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
         let unix = self.calendar.unix(now);

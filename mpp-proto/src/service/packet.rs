@@ -98,6 +98,7 @@ impl Service {
         let window = &mut self.table.open[slot].window;
         let seen = window.observe(header.number);
         let newest = window.highest() == Some(header.number);
+        let silent_since = self.table.heard(slot, now);
         if seen == Seen::New {
             self.heard(now, slot);
             if self.table.hot[slot].state == State::HalfOpen {
@@ -134,7 +135,7 @@ impl Service {
         }
         self.handle_content(now, from, slot, &plaintext, newest);
         if self.table.hot[slot].is_live() {
-            self.check_owed(slot);
+            self.reached(now, slot, silent_since);
         }
     }
 

@@ -9,6 +9,7 @@ use mpp_proto::{
     LinkState, Path, Resume, Serial, Ticket, UnixTime,
 };
 
+use super::boxes::{Boxes, NatHandle};
 use super::log::{App, Entry, Record};
 use super::{Addresses, Names, Spot};
 use crate::network::{Network, Packet, RouteId};
@@ -22,7 +23,7 @@ pub(super) struct Socket {
     link: LinkId,
     /// The address the machine bound, behind whatever translates.
     local: SocketAddr,
-    /// The address the world sees.
+    /// The address the world sees, or the NAT box that the device is behind.
     pub(super) public: SocketAddr,
 }
 
@@ -39,6 +40,8 @@ pub(super) struct DeviceNode {
     pub(super) v4: IpAddr,
     pub(super) v6: IpAddr,
     pub(super) next_port: u16,
+    /// The NAT box it is behind.
+    pub(super) behind: Option<NatHandle>,
     pub(super) sockets: Vec<Socket>,
     pub(super) dark_until: Instant,
     pub(super) app: App,
@@ -61,6 +64,7 @@ pub(super) struct Around<'a> {
     pub(super) unix: UnixTime,
     pub(super) network: &'a mut Network,
     pub(super) addresses: &'a mut Addresses,
+    pub(super) boxes: &'a mut Boxes,
     pub(super) names: &'a Names,
     pub(super) scratch: &'a mut [u8],
 }
@@ -89,6 +93,7 @@ impl DeviceNode {
             v4: IpAddr::from([10, high, middle, low]),
             v6: IpAddr::from([0xfd00, 0, 0, 0, 0, 0, a, b]),
             next_port: 40_000,
+            behind: None,
             sockets: Vec::new(),
             dark_until: Instant::ZERO,
             app: App::Prompt,
@@ -180,11 +185,12 @@ impl DeviceNode {
             let Some(socket) = self.sockets.iter().find(|s| s.link == transmit.path.link) else { continue };
             let size = transmit.segment_size.map_or(transmit.len, |s| usize::from(s.get()));
             for part in around.scratch[..transmit.len].chunks(size.max(1)) {
-                let packet = Packet { from: socket.public, to: transmit.path.remote, payload: part.to_vec() };
+                let (from, to) = (socket.public, transmit.path.remote);
+                let payload = part.to_vec();
                 if dark {
-                    around.network.send_dark(now, packet);
-                } else {
-                    around.network.send(now, self.up, packet);
+                    around.network.send_dark(now, Packet { from, to, payload });
+                } else if let Some(from) = around.boxes.outbound(now, self.behind, from, to) {
+                    around.network.send(now, self.up, Packet { from, to, payload });
                 }
             }
         }

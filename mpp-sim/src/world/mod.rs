@@ -1,5 +1,6 @@
 //! Many devices and services on one virtual network and one virtual clock.
 
+mod boxes;
 mod device;
 mod judge;
 mod log;
@@ -18,6 +19,8 @@ use mpp_proto::{
     TransmitBatch, UnixTime,
 };
 
+use self::boxes::Boxes;
+pub use self::boxes::NatHandle;
 use self::device::{DeviceNode, SCRATCH};
 pub use self::log::{App, Entry, Record};
 use self::service::{BATCH, ServiceNode};
@@ -84,6 +87,7 @@ pub struct World {
     devices: Vec<DeviceNode>,
     services: Vec<ServiceNode>,
     addresses: Addresses,
+    boxes: Boxes,
     names: Names,
     timers: BTreeSet<(Instant, Spot)>,
     drive: Drive,
@@ -115,6 +119,7 @@ impl World {
             devices: Vec::new(),
             services: Vec::new(),
             addresses: Addresses::new(),
+            boxes: Boxes::default(),
             names: Names::new(),
             timers: BTreeSet::new(),
             drive: Drive::AtDeadlines,

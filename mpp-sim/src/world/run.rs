@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use mpp_proto::{Disposition, Instant};
 
-use super::device::Around;
-use super::{App, BATCH, Drive, Spot, World, unix};
+use super::boxes::Inbound;
+use super::{App, BATCH, Drive, Spot, World, device, service, unix};
 use crate::network::{Conditions, Packet};
 
 /// How often one machine may be woken at one instant before it counts as a busy loop.
@@ -124,7 +124,27 @@ impl World {
     /// Hands packets for one address to whoever has it; no dispositions if nobody has.
     pub(super) fn hand_over(&mut self, mut packets: Vec<Packet>) -> Vec<Disposition> {
         let now = self.now;
-        let Some(spot) = packets.first().and_then(|p| self.addresses.get(&p.to)).copied() else {
+        let Some(first) = packets.first().map(|p| p.to) else { return Vec::new() };
+        let mut via = None;
+        packets.retain_mut(|packet| match self.boxes.inbound(now, packet.from, packet.to) {
+            Inbound::Direct => true,
+            Inbound::Inside(socket, nat) => {
+                packet.to = socket;
+                via = Some(nat);
+                true
+            }
+            Inbound::Dropped => false,
+            Inbound::Unreachable => {
+                self.network.stats.unreachable += 1;
+                false
+            }
+        });
+        let to = packets.first().map_or(first, |p| p.to);
+        // A device's address means nothing but to the box that it is behind.
+        let elsewhere = |i: u32| to.is_ipv4() && self.devices[i as usize].behind != via;
+        let spot = self.addresses.get(&to).copied();
+        let spot = spot.filter(|spot| !matches!(spot, Spot::Device(i) if elsewhere(*i)));
+        let Some(spot) = spot else {
             self.network.stats.unreachable += packets.len() as u64;
             return Vec::new();
         };
@@ -153,11 +173,12 @@ impl World {
 
     pub(super) fn pump_device(&mut self, index: u32) {
         let node = &mut self.devices[index as usize];
-        node.pump(&mut Around {
+        node.pump(&mut device::Around {
             now: self.now,
             unix: unix(self.now),
             network: &mut self.network,
             addresses: &mut self.addresses,
+            boxes: &mut self.boxes,
             names: &self.names,
             scratch: &mut self.scratch,
         });
@@ -168,7 +189,14 @@ impl World {
 
     pub(super) fn pump_service(&mut self, index: u32) {
         let node = &mut self.services[index as usize];
-        node.pump(self.now, &mut self.network, &self.devices, &self.addresses, self.stray);
+        let mut around = service::Around {
+            network: &mut self.network,
+            devices: &self.devices,
+            addresses: &self.addresses,
+            boxes: &self.boxes,
+            stray: self.stray,
+        };
+        node.pump(self.now, &mut around);
         let deadline = node.deadline();
         let old = std::mem::replace(&mut node.timer, deadline);
         self.file(Spot::Service(index), old, deadline);

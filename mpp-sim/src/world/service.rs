@@ -10,8 +10,9 @@ use mpp_proto::{
     ServiceEvent, TransmitBatch,
 };
 
-use super::Spot;
+use super::boxes::Boxes;
 use super::device::DeviceNode;
+use super::{Addresses, Spot};
 use crate::network::{Network, Packet, RouteId};
 
 /// Timers handled in one call: small, so that the "there is more" path is taken often.
@@ -52,6 +53,15 @@ pub(super) struct ServiceNode {
     pub(super) wakes: (Instant, u32),
 }
 
+/// What a service touches in its world while it runs.
+pub(super) struct Around<'a> {
+    pub(super) network: &'a mut Network,
+    pub(super) devices: &'a [DeviceNode],
+    pub(super) addresses: &'a Addresses,
+    pub(super) boxes: &'a Boxes,
+    pub(super) stray: RouteId,
+}
+
 impl ServiceNode {
     /// Hands packets that arrived at one of its addresses to the machine, and says what became of each.
     pub(super) fn receive(&mut self, now: Instant, packets: &mut [Packet]) -> Vec<Disposition> {
@@ -87,14 +97,7 @@ impl ServiceNode {
     ///
     /// # Panics
     /// If it sends more than 3 times what it got to a path that it has not validated.
-    pub(super) fn pump(
-        &mut self,
-        now: Instant,
-        network: &mut Network,
-        devices: &[DeviceNode],
-        addresses: &super::Addresses,
-        stray: RouteId,
-    ) {
+    pub(super) fn pump(&mut self, now: Instant, around: &mut Around<'_>) {
         let Some(machine) = &mut self.machine else { return };
         for round in 0.. {
             assert!(round < 1_000_000, "service {} never comes to rest at {now:?}", self.index);
@@ -110,8 +113,8 @@ impl ServiceNode {
             busy |= machine.poll_transmit(now, &mut self.batch) > 0;
             for (transmit, bytes) in self.batch.iter() {
                 let to = transmit.path.remote;
-                let device = match addresses.get(&to) {
-                    Some(Spot::Device(i)) => devices.get(*i as usize),
+                let device = match around.addresses.get(&around.boxes.behind(now, to)) {
+                    Some(Spot::Device(i)) => around.devices.get(*i as usize),
                     _ => None,
                 };
                 let book = self.ledger.entry(to).or_default();
@@ -132,9 +135,9 @@ impl ServiceNode {
                 for part in bytes.chunks(size.max(1)) {
                     let packet = Packet { from: *from, to, payload: part.to_vec() };
                     match device {
-                        Some(d) if d.is_dark(now) => network.send_dark(now, packet),
-                        Some(d) => network.send(now, d.down, packet),
-                        None => network.send(now, stray, packet),
+                        Some(d) if d.is_dark(now) => around.network.send_dark(now, packet),
+                        Some(d) => around.network.send(now, d.down, packet),
+                        None => around.network.send(now, around.stray, packet),
                     }
                 }
             }
