@@ -121,6 +121,12 @@ pub enum BindError {
         /// How many there were.
         count: usize,
     },
+    /// [`ServiceConfig::shards`](mpp_proto::ServiceConfig::shards) is out of its range.
+    #[error("a service has 1 to 256 shards, {shards} were asked for")]
+    Shards {
+        /// How many were asked for.
+        shards: u16,
+    },
     /// The system has no random bytes to give.
     #[error("the system gives no random bytes: {0}")]
     Random(String),

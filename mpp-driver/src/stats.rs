@@ -28,6 +28,10 @@ pub struct SocketStats {
     pub receive_calls: u64,
     /// Errors of receiving, most of them ICMP messages about packets sent earlier. They end nothing.
     pub receive_errors: u64,
+    /// Packets that arrived at the socket of another shard of the service and were handed over to their own.
+    pub handed_over: u64,
+    /// Packets that were lost because their shard did not keep up with what was handed over to it.
+    pub hand_over_drops: u64,
     /// Packets that the system threw away because the receive buffer of a socket was full: of the sockets that are
     /// open now. `None` where the system does not say (other than Linux).
     pub kernel_drops: Option<u64>,
@@ -69,6 +73,8 @@ pub(crate) struct Counters {
     pub(crate) received: AtomicU64,
     pub(crate) receive_calls: AtomicU64,
     pub(crate) receive_errors: AtomicU64,
+    pub(crate) handed_over: AtomicU64,
+    pub(crate) hand_over_drops: AtomicU64,
     pub(crate) receive_buffer: AtomicU64,
     pub(crate) send_buffer: AtomicU64,
     /// The sockets that are open, by inode.
@@ -98,6 +104,8 @@ impl Counters {
             received: self.received.load(Relaxed),
             receive_calls: self.receive_calls.load(Relaxed),
             receive_errors: self.receive_errors.load(Relaxed),
+            handed_over: self.handed_over.load(Relaxed),
+            hand_over_drops: self.hand_over_drops.load(Relaxed),
             kernel_drops: drops(&self.open()),
             receive_buffer: self.receive_buffer.load(Relaxed),
             send_buffer: self.send_buffer.load(Relaxed),

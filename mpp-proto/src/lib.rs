@@ -76,12 +76,12 @@ pub use device::{
     Acknowledgement, CommandError, Connected, ConnectionState, Device, DeviceConfig, DeviceEvent,
     DeviceStats, DisconnectReason, Family, LinkState, RequestError, ResolveId, Resume, ResumeError,
 };
-pub use ids::{AccountId, DeviceId, Epoch, RequestId, Rights, Serial, ShardId, StoreId, StoreSet};
+pub use ids::{AccountId, DeviceId, Epoch, NodeId, RequestId, Rights, Serial, ShardId, StoreId, StoreSet};
 pub use path::{Datagram, Disposition, DropReason, LinkId, Path, Transmit};
 pub use random::Seed;
 pub use service::{
     AccountHead, AccountPolicy, CloseReason, DeferPolicy, DeviceState, DeviceStatus, Progress, PublishError,
-    Service, ServiceConfig, ServiceEvent, ServiceStats,
+    Route, Router, Service, ServiceConfig, ServiceEvent, ServiceStats,
 };
 pub use time::{Instant, UnixTime};
 pub use wakeup::{TimerKind, Wakeup};

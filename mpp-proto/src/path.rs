@@ -3,6 +3,8 @@
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU16;
 
+use crate::ids::{NodeId, ShardId};
+
 /// One way out of this machine: a UDP socket, or a Web client. The number is the index of the caller's socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u16);
@@ -55,6 +57,10 @@ pub enum Disposition {
     Accepted,
     /// Nothing of this protocol: foreign traffic on a shared socket. The payload is unchanged.
     NotForUs,
+    /// For another shard of this service: hand it over to that one. The payload is unchanged.
+    OtherShard(ShardId),
+    /// For another node of the cluster, which has the same secret. The payload is unchanged.
+    OtherNode(NodeId),
     /// Dropped and counted; nothing else happened. The payload is unchanged.
     Dropped(DropReason),
 }

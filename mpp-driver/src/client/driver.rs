@@ -16,7 +16,7 @@ use super::builder::OnResume;
 use super::state::Shared;
 use crate::clock::Calendar;
 use crate::runtime::Runtime;
-use crate::socket::{Inbox, UdpSocket, Use, any_address};
+use crate::socket::{Inbox, UdpSocket, any_address};
 use crate::wake::Alarm;
 
 /// Batches received, and packets sent, in one go; then other tasks have their turn.
@@ -170,7 +170,7 @@ impl Driver {
         let Self { shared, runtime, links, .. } = self;
         links.retain(|l| l.id != id);
         let address = any_address(family);
-        let state = match UdpSocket::bind(&**runtime, address, Use::Device, &shared.counters) {
+        let state = match UdpSocket::bind_device(&**runtime, address, &shared.counters) {
             Ok(socket) => {
                 let local = socket.local();
                 links.push(Link { id, socket, rests_until: None });

@@ -19,6 +19,7 @@ mod idle;
 mod lab;
 mod proxy;
 mod service;
+mod shards;
 mod trouble;
 mod world;
 
@@ -30,6 +31,7 @@ pub use idle::idle;
 pub use lab::Lab;
 pub use proxy::Proxy;
 pub use service::*;
+pub use shards::several_shards_behind_one_handle;
 pub use trouble::*;
 pub use world::*;
 
@@ -77,6 +79,7 @@ macro_rules! conformance {
             a_revoked_ticket_is_refused_and_a_newer_one_is_not
             a_runtime_that_ends_leaves_nobody_waiting
             a_service_listens_on_several_addresses
+            several_shards_behind_one_handle
             two_clients_of_a_dual_stack_service_use_both_families
             errors_of_binding_say_what_to_do
             foreign_packets_change_nothing_but_counters

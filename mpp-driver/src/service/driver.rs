@@ -1,4 +1,4 @@
-//! The task behind a service.
+//! The task behind a shard of a service.
 
 use std::array;
 use std::future::Future;
@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use mpp_proto::{Datagram, Disposition, Instant, LinkId, Path, Progress, UnixTime};
+use mpp_proto::{Datagram, Disposition, Instant, LinkId, Path, Progress, ShardId, UnixTime};
 
+use super::mail::Letter;
 use super::state::Shared;
 use crate::clock::Calendar;
 use crate::runtime::Runtime;
 use crate::socket::{Inbox, Outbox, UdpSocket};
+use crate::stats::count;
 use crate::wake::Alarm;
 
 /// Rounds in one go; then other tasks have their turn.
@@ -27,9 +29,14 @@ const TIMERS: usize = 1024;
 /// How long a socket rests that does nothing but fail.
 const REST: Duration = Duration::from_millis(100);
 
-/// The future that moves a service's packets. It ends when the service is closed and has told its devices.
+/// The future that moves a shard's packets. It ends when the service is closed and has told its devices.
+///
+/// Each shard has sockets of its own, on the same addresses and ports as the others', so that they receive side by side
+/// and an answer leaves from the port that its device knows. The system chooses the socket by the sender's address, which
+/// has nothing to do with the account, so most packets arrive at another shard than their own and are handed over.
 pub(super) struct Driver {
     shared: Arc<Shared>,
+    id: ShardId,
     calendar: Calendar,
     alarm: Alarm,
     sockets: Vec<UdpSocket>,
@@ -37,11 +44,14 @@ pub(super) struct Driver {
     inbox: Inbox,
     outbox: Outbox,
     dispositions: Vec<Disposition>,
+    /// By shard: what has to be handed over of the batch that is being taken in.
+    letters: Vec<Letter>,
 }
 
 impl Driver {
     pub(super) fn new(
         shared: Arc<Shared>,
+        id: ShardId,
         runtime: &Arc<dyn Runtime>,
         sockets: Vec<UdpSocket>,
         now: Instant,
@@ -49,6 +59,8 @@ impl Driver {
     ) -> Self {
         Self {
             shared,
+            id,
+            letters: Vec::new(),
             calendar: Calendar::new(now, unix),
             alarm: Alarm::new(runtime.clone()),
             rests_until: sockets.iter().map(|_| None).collect(),
@@ -61,7 +73,7 @@ impl Driver {
 
     /// Takes in what came; returns whether there may be more.
     fn receive(&mut self, cx: &mut Context<'_>) -> bool {
-        let Self { shared, sockets, rests_until, inbox, dispositions, .. } = self;
+        let Self { shared, id, sockets, rests_until, inbox, dispositions, letters, .. } = self;
         let mut more = false;
         for (i, (socket, rests_until)) in sockets.iter().zip(rests_until).enumerate() {
             if rests_until.is_some_and(|until| shared.clock.now() < until) {
@@ -80,19 +92,38 @@ impl Driver {
                         *rests_until = Some(shared.clock.now() + REST);
                         break;
                     }
-                    Poll::Ready(true) => hand_over(shared, link, inbox, dispositions),
+                    Poll::Ready(true) => {
+                        let packets = inbox.packets().map(|packet| Datagram {
+                            path: Path { link, remote: packet.remote, local: packet.local },
+                            payload: packet.payload,
+                        });
+                        take_in(shared, *id, packets, dispositions, letters);
+                        send_letters(shared, letters);
+                    }
                 }
             }
         }
         more
     }
 
+    /// Takes in what arrived at other shards; returns whether there may be more.
+    fn read_letters(&mut self) -> bool {
+        let Self { shared, id, dispositions, letters, .. } = self;
+        for _ in 0..BATCHES {
+            let Some(mut letter) = shared.shard(*id).with(|s, _| s.mail.take()) else { return false };
+            take_in(shared, *id, letter.packets(), dispositions, letters);
+            // All shards have the same settings, so nothing is ever handed over twice.
+            letters.clear();
+        }
+        true
+    }
+
     /// Timeouts; returns whether some are left.
     fn advance(&mut self, cx: &Context<'_>) -> bool {
-        let Self { shared, calendar, .. } = self;
+        let Self { shared, id, calendar, .. } = self;
         let now = shared.clock.now();
         let civil = calendar.check(now);
-        shared.state.with(|s, wakes| {
+        shared.shard(*id).with(|s, wakes| {
             wakes.driver_runs(cx);
             if let Some(civil) = civil {
                 s.core.set_clock(now, civil);
@@ -100,7 +131,7 @@ impl Driver {
             let due = s.core.poll_timeout().is_some_and(|w| w.at <= now);
             let budget = NonZeroUsize::new(TIMERS).unwrap_or(NonZeroUsize::MIN);
             let more = due && s.core.handle_timeout(now, budget) == Progress::More;
-            s.settle_events(wakes);
+            shared.settle_events(s, wakes);
             more
         })
     }
@@ -108,10 +139,10 @@ impl Driver {
     /// Sends one batch; returns whether there may be more to send now. While packets wait for room in a socket,
     /// nothing new is made.
     fn transmit(&mut self, cx: &mut Context<'_>) -> bool {
-        let Self { shared, sockets, outbox, .. } = self;
+        let Self { shared, id, sockets, outbox, .. } = self;
         if outbox.is_empty() {
             let now = shared.clock.now();
-            if !shared.state.with(|s, _| outbox.fill(|batch| s.core.poll_transmit(now, batch))) {
+            if !shared.shard(*id).with(|s, _| outbox.fill(|batch| s.core.poll_transmit(now, batch))) {
                 return false;
             }
         }
@@ -122,7 +153,7 @@ impl Driver {
     fn deadline(&self) -> (Option<Instant>, bool) {
         let now = self.shared.clock.now();
         let rest = self.rests_until.iter().flatten().min().copied();
-        self.shared.state.with(|s, _| {
+        self.shared.shard(self.id).with(|s, _| {
             let done = s.give_up.is_some_and(|at| at <= now || s.core.is_drained() && self.outbox.is_empty());
             let at = s.core.poll_timeout().map(|w| w.at);
             (Instant::earliest(at, Instant::earliest(rest, s.give_up)), done)
@@ -130,24 +161,46 @@ impl Driver {
     }
 }
 
-/// Hands a received batch to the state machine.
-fn hand_over(shared: &Shared, link: LinkId, inbox: &mut Inbox, dispositions: &mut Vec<Disposition>) {
+/// Gives packets to the shard that the driver drives, and sorts those out that are another's.
+fn take_in<'a>(
+    shared: &Shared,
+    id: ShardId,
+    mut packets: impl Iterator<Item = Datagram<'a>>,
+    dispositions: &mut Vec<Disposition>,
+    letters: &mut Vec<Letter>,
+) {
     let now = shared.clock.now();
-    let nowhere = Path::new(link, ([0, 0, 0, 0], 0).into());
-    let mut packets = inbox.packets();
+    let nowhere = Path::new(LinkId(0), ([0, 0, 0, 0], 0).into());
     loop {
         let mut n = 0;
-        let mut batch: [Datagram<'_>; BATCH] = array::from_fn(|_| match packets.next() {
-            Some(packet) => {
-                n += 1;
-                let path = Path { link, remote: packet.remote, local: packet.local };
-                Datagram { path, payload: packet.payload }
-            }
-            None => Datagram { path: nowhere, payload: &mut [] },
+        let mut batch: [Datagram<'_>; BATCH] = array::from_fn(|_| {
+            packets.next().inspect(|_| n += 1).unwrap_or(Datagram { path: nowhere, payload: &mut [] })
         });
         let Some(batch) = batch.get_mut(..n).filter(|batch| !batch.is_empty()) else { return };
         // What was dropped, the state machine has counted.
-        shared.state.with(|s, _| s.core.handle_datagrams(now, batch, dispositions));
+        shared.shard(id).with(|s, _| s.core.handle_datagrams(now, batch, dispositions));
+        for (datagram, disposition) in batch.iter().zip(&*dispositions) {
+            if let Disposition::OtherShard(shard) = disposition {
+                let shard = usize::from(shard.0);
+                if letters.len() <= shard {
+                    letters.resize_with(shard + 1, Letter::default);
+                }
+                letters[shard].add(datagram);
+            }
+        }
+    }
+}
+
+/// Hands over what belongs to other shards: one letter to each.
+fn send_letters(shared: &Shared, letters: &mut Vec<Letter>) {
+    for (n, letter) in letters.drain(..).enumerate().filter(|(_, letter)| letter.len() > 0) {
+        let packets = letter.len();
+        let taken = shared.shard(ShardId(n as u8)).with(|s, wakes| {
+            wakes.driver();
+            s.mail.put(letter)
+        });
+        let counters = &shared.counters;
+        count(if taken { &counters.handed_over } else { &counters.hand_over_drops }, packets);
     }
 }
 
@@ -158,7 +211,9 @@ impl Future for Driver {
         let driver = &mut *self;
         for _ in 0..ROUNDS {
             let mut more = driver.receive(cx);
+            // Before it looks for what others left: who wakes it from now on is heard.
             more |= driver.advance(cx);
+            more |= driver.read_letters();
             more |= driver.transmit(cx);
             let (at, done) = driver.deadline();
             if done {
@@ -180,6 +235,6 @@ impl Drop for Driver {
     /// Also if the runtime ends: nobody must wait for ever.
     fn drop(&mut self) {
         self.sockets.clear();
-        self.shared.state.with(|s, wakes| s.end(wakes));
+        self.shared.shard(self.id).with(|s, wakes| s.end(wakes));
     }
 }

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
@@ -19,7 +20,7 @@ pub struct ServiceEvents {
 
 impl ServiceEvents {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        shared.state.with(|s, _| s.listeners += 1);
+        shared.listeners.fetch_add(1, Relaxed);
         Self { shared }
     }
 
@@ -29,14 +30,21 @@ impl ServiceEvents {
     }
 
     fn poll(&self, cx: &Context<'_>) -> Poll<Option<ServiceEvent>> {
-        self.shared.state.with(|s, _| match s.core.poll_event() {
-            Some(event) => Poll::Ready(Some(event)),
-            None if s.ended => Poll::Ready(None),
-            None => {
-                s.listening.add(cx);
-                Poll::Pending
+        let mut running = false;
+        for shard in self.shared.all() {
+            let event = shard.with(|s, _| {
+                let event = s.core.poll_event();
+                if event.is_none() && !s.ended {
+                    running = true;
+                    s.listening.add(cx);
+                }
+                event
+            });
+            if event.is_some() {
+                return Poll::Ready(event);
             }
-        })
+        }
+        if running { Poll::Pending } else { Poll::Ready(None) }
     }
 }
 
@@ -50,9 +58,9 @@ impl Stream for ServiceEvents {
 
 impl Drop for ServiceEvents {
     fn drop(&mut self) {
-        self.shared.state.with(|s, wakes| {
-            s.listeners -= 1;
-            s.settle_events(wakes);
-        });
+        self.shared.listeners.fetch_sub(1, Relaxed);
+        for shard in self.shared.all() {
+            shard.with(|s, wakes| self.shared.settle_events(s, wakes));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod driver;
 mod events;
+mod mail;
 mod state;
 
 use std::fmt;
@@ -9,21 +10,22 @@ use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::time::Duration;
 
 use mpp_proto::{
-    AccountHead, AccountId, DeviceId, DeviceStatus, Epoch, Event, PublishError, Seed, Serial, ServiceConfig,
-    ShardId, UnixTime,
+    AccountHead, AccountId, DeviceId, DeviceStatus, Epoch, Event, Instant, PublishError, Router, Seed,
+    Serial, ServiceConfig, ShardId, UnixTime,
 };
 
 use driver::Driver;
 pub use events::ServiceEvents;
-use state::{Shared, State};
+use state::Shared;
 
 use crate::clock::{Clock, civil};
 use crate::error::BindError;
 use crate::runtime::{AnyRuntime, Runtime};
-use crate::socket::{UdpSocket, Use};
+use crate::socket::UdpSocket;
 use crate::stats::{Counters, ServiceStats};
 
 /// The most addresses to listen on.
@@ -37,6 +39,10 @@ const CLOSING: Duration = Duration::from_secs(1);
 ///
 /// The handle is cheap to clone, and every clone is the same service. Dropping the last one shuts it down in the
 /// background; [`Service::shutdown`] waits for that.
+///
+/// One task does all the work unless [`ServiceConfig::shards`] asks for more: then each shard has its task and its sockets,
+/// on the same ports, and a runtime with several threads runs them side by side. An account lives on one of them, which the
+/// handle finds. One shard for each processor is the most that makes sense.
 ///
 /// ```no_run
 /// # use mpp_driver::{Runtime, Service};
@@ -96,22 +102,37 @@ impl<R> Service<R> {
         if addresses.is_empty() || addresses.len() > ADDRESSES {
             return Err(BindError::Count { count: addresses.len() });
         }
+        let shards = config.shards;
+        if !(1..=256).contains(&shards) {
+            return Err(BindError::Shards { shards });
+        }
         let counters = Arc::<Counters>::default();
-        let purpose = Use::Service { only_v6: addresses.iter().any(SocketAddr::is_ipv4) };
-        let bind = |address: &SocketAddr| {
-            UdpSocket::bind(&*runtime, *address, purpose, &counters).map_err(|e| BindError::new(*address, e))
-        };
-        let sockets = addresses.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|e| BindError::Random(e.to_string()))?;
+        let only_v6 = addresses.iter().any(SocketAddr::is_ipv4);
+        // By shard, one for each address.
+        let mut sockets: Vec<Vec<UdpSocket>> = (0..shards).map(|_| Vec::new()).collect();
+        for address in addresses {
+            let bound = UdpSocket::bind_service(&*runtime, address, only_v6, shards.into(), &counters)
+                .map_err(|e| BindError::new(address, e))?;
+            sockets.iter_mut().zip(bound).for_each(|(sockets, socket)| sockets.push(socket));
+        }
+        let local = sockets.iter().take(1).flatten().map(UdpSocket::local).collect();
 
         let clock = Clock::start(runtime.clone());
         let (now, unix) = (clock.now(), civil());
-        let core = mpp_proto::Service::new(Arc::new(config), ShardId(0), Seed::new(seed), now, unix);
-        let local = sockets.iter().map(UdpSocket::local).collect();
-        let shared = Arc::new(Shared::new(State::new(core), clock, counters, local));
-        let driver = Driver::new(shared.clone(), &runtime, sockets, now, unix);
-        runtime.spawn(Box::pin(driver));
+        let router = Router::new(&config);
+        let config = Arc::new(config);
+        let ids = (0..shards).map(|n| ShardId(n as u8));
+        let core = |shard| {
+            let mut seed = [0; 32];
+            getrandom::fill(&mut seed).map_err(|e| BindError::Random(e.to_string()))?;
+            Ok(mpp_proto::Service::new(config.clone(), shard, Seed::new(seed), now, unix))
+        };
+        let cores = ids.clone().map(core).collect::<Result<Vec<_>, BindError>>()?;
+        let shared = Arc::new(Shared::new(cores, router, clock, counters, local));
+        for (id, sockets) in ids.zip(sockets) {
+            let driver = Driver::new(shared.clone(), id, &runtime, sockets, now, unix);
+            runtime.spawn(Box::pin(driver));
+        }
         Ok(Self { shared, runtime: PhantomData })
     }
 
@@ -126,7 +147,7 @@ impl<R> Service<R> {
     /// # Errors
     /// See [`PublishError`]. An account is known once a device of it has connected, or [`Service::restore`] named it.
     pub fn publish(&self, account: impl ToAccount, event: Event) -> Result<Serial, PublishError> {
-        self.command(|core, now| core.publish(now, &account.to_account(), event))
+        self.command(account, |core, account, now| core.publish(now, account, event))
     }
 
     /// The same, for a host whose own log assigns the serials: they have to be given in order and without holes.
@@ -134,7 +155,7 @@ impl<R> Service<R> {
     /// # Errors
     /// See [`PublishError`].
     pub fn deliver(&self, account: impl ToAccount, serial: Serial, event: Event) -> Result<(), PublishError> {
-        self.command(|core, now| core.deliver(now, &account.to_account(), serial, event))
+        self.command(account, |core, account, now| core.deliver(now, account, serial, event))
     }
 
     /// Declares every serial up to and including `upto` lost, for a host whose log has a hole: devices that have not
@@ -143,7 +164,7 @@ impl<R> Service<R> {
     /// # Errors
     /// See [`PublishError`].
     pub fn skip(&self, account: impl ToAccount, upto: Serial) -> Result<(), PublishError> {
-        self.command(|core, _| core.skip(&account.to_account(), upto))
+        self.command(account, |core, account, _| core.skip(account, upto))
     }
 
     /// Makes a channel known: a new one, or one whose history the host has kept.
@@ -151,39 +172,43 @@ impl<R> Service<R> {
     /// # Errors
     /// See [`PublishError`].
     pub fn restore(&self, head: AccountHead) -> Result<(), PublishError> {
-        self.shared.state.with(|s, _| if s.ended { Err(PublishError::Closed) } else { s.core.restore(head) })
+        self.command(head.account, |core, _, _| core.restore(head))
     }
 
     /// The channel of an account, if it is known.
     pub fn head(&self, account: impl ToAccount) -> Option<AccountHead> {
-        self.shared.state.with(|s, _| s.core.head(&account.to_account()))
+        let account = account.to_account();
+        self.shared.home(&account).with(|s, _| s.core.head(&account))
     }
 
     /// Takes no ticket of this device any more that was issued before `before`, and closes its connection: with a newer
     /// ticket it is back at once. The host keeps the list of what it has revoked and repeats it after a restart, until
     /// those tickets have expired.
     pub fn revoke(&self, account: impl ToAccount, device: DeviceId, before: UnixTime) {
-        self.shared.state.with(|s, wakes| {
-            s.core.revoke(self.shared.clock.now(), &account.to_account(), device, before);
-            s.settle_events(wakes);
+        let account = account.to_account();
+        self.shared.home(&account).with(|s, wakes| {
+            s.core.revoke(self.shared.clock.now(), &account, device, before);
+            self.shared.settle_events(s, wakes);
             wakes.driver();
         });
     }
 
     /// The connected devices of an account.
     pub fn devices(&self, account: impl ToAccount) -> Vec<DeviceStatus> {
-        let now = self.shared.clock.now();
-        self.shared.state.with(|s, _| s.core.devices(now, &account.to_account()).collect())
+        let (now, account) = (self.shared.clock.now(), account.to_account());
+        self.shared.home(&account).with(|s, _| s.core.devices(now, &account).collect())
     }
 
     /// Up to `max` positions that have moved since they were last asked for, for a host that keeps them.
     pub fn drain_positions(&self, max: usize) -> Vec<(AccountId, DeviceId, Epoch, Serial)> {
         let mut positions = Vec::new();
-        self.shared.state.with(|s, _| {
-            s.core.drain_positions(max, |account, device, epoch, serial| {
-                positions.push((account, device, epoch, serial));
+        for shard in self.shared.all() {
+            shard.with(|s, _| {
+                s.core.drain_positions(max - positions.len(), |account, device, epoch, serial| {
+                    positions.push((account, device, epoch, serial));
+                });
             });
-        });
+        }
         positions
     }
 
@@ -196,9 +221,10 @@ impl<R> Service<R> {
         ServiceEvents::new(self.shared.clone())
     }
 
-    /// The counters.
+    /// The counters, of all shards together.
     pub fn stats(&self) -> ServiceStats {
-        let core = self.shared.state.with(|s, _| s.core.stats());
+        let mut core = mpp_proto::ServiceStats::default();
+        self.shared.all().for_each(|shard| core += shard.with(|s, _| s.core.stats()));
         ServiceStats { core, socket: self.shared.counters.read() }
     }
 
@@ -212,18 +238,20 @@ impl<R> Service<R> {
     /// start, and for so many devices to connect.
     pub async fn shutdown_with(&self, deadline: Duration, spread: Duration) {
         self.shared.close(deadline, spread);
-        poll_fn(|cx| self.shared.state.with(|s, _| s.poll_ended(cx))).await;
+        poll_fn(|cx| self.shared.poll_ended(cx)).await;
     }
 
     fn command<T>(
         &self,
-        f: impl FnOnce(&mut mpp_proto::Service, mpp_proto::Instant) -> Result<T, PublishError>,
+        account: impl ToAccount,
+        f: impl FnOnce(&mut mpp_proto::Service, &AccountId, Instant) -> Result<T, PublishError>,
     ) -> Result<T, PublishError> {
-        self.shared.state.with(|s, wakes| {
+        let account = account.to_account();
+        self.shared.home(&account).with(|s, wakes| {
             if s.ended {
                 return Err(PublishError::Closed);
             }
-            let result = f(&mut s.core, self.shared.clock.now());
+            let result = f(&mut s.core, &account, self.shared.clock.now());
             wakes.driver();
             result
         })
@@ -232,7 +260,7 @@ impl<R> Service<R> {
 
 impl<R> Clone for Service<R> {
     fn clone(&self) -> Self {
-        self.shared.state.with(|s, _| s.handles += 1);
+        self.shared.handles.fetch_add(1, Relaxed);
         Self { shared: self.shared.clone(), runtime: PhantomData }
     }
 }
@@ -240,11 +268,7 @@ impl<R> Clone for Service<R> {
 impl<R> Drop for Service<R> {
     /// The last one shuts the service down, in the background.
     fn drop(&mut self) {
-        let last = self.shared.state.with(|s, _| {
-            s.handles -= 1;
-            s.handles == 0
-        });
-        if last {
+        if self.shared.handles.fetch_sub(1, AcqRel) == 1 {
             self.shared.close(CLOSING, COME_BACK);
         }
     }

@@ -1,31 +1,39 @@
-//! What a service's handles and its driver share.
+//! What a service's handles and its drivers share.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use mpp_proto::{Instant, Service};
+use mpp_proto::{AccountId, Instant, Router, Service, ShardId};
 
+use super::mail::Mailbox;
 use crate::clock::Clock;
 use crate::stats::Counters;
 use crate::wake::{Guarded, Waiting, Wakes};
 
-/// The state behind its lock, and what needs none.
+/// The shards, each behind its own lock, and what needs none.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) state: Guarded<State>,
+    shards: Vec<Guarded<State>>,
+    router: Router,
     pub(super) clock: Clock,
     pub(super) counters: Arc<Counters>,
     pub(super) local: Vec<SocketAddr>,
+    /// Handles on the service; the last one closes it.
+    pub(super) handles: AtomicUsize,
+    /// Streams of events; without one, events are thrown away.
+    pub(super) listeners: AtomicUsize,
+    /// The shard with which the next look at all of them begins, so that each has its turn.
+    first: AtomicUsize,
 }
 
+/// One shard.
 pub(super) struct State {
     pub(super) core: Service,
-    /// Handles on the service; the last one closes it.
-    pub(super) handles: usize,
-    /// Streams of events; without one, events are thrown away.
-    pub(super) listeners: usize,
+    /// What arrived at other shards' sockets.
+    pub(super) mail: Mailbox,
     pub(super) listening: Waiting,
     /// When to stop waiting for the devices of a closed service.
     pub(super) give_up: Option<Instant>,
@@ -36,57 +44,95 @@ pub(super) struct State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("handles", &self.handles).finish_non_exhaustive()
+        f.debug_struct("State").field("core", &self.core).finish_non_exhaustive()
     }
 }
 
 impl Shared {
-    pub(super) fn new(state: State, clock: Clock, counters: Arc<Counters>, local: Vec<SocketAddr>) -> Self {
-        Self { state: Guarded::new(state), clock, counters, local }
+    pub(super) fn new(
+        cores: Vec<Service>,
+        router: Router,
+        clock: Clock,
+        counters: Arc<Counters>,
+        local: Vec<SocketAddr>,
+    ) -> Self {
+        Self {
+            shards: cores.into_iter().map(|core| Guarded::new(State::new(core))).collect(),
+            router,
+            clock,
+            counters,
+            local,
+            handles: AtomicUsize::new(1),
+            listeners: AtomicUsize::new(0),
+            first: AtomicUsize::new(0),
+        }
+    }
+
+    /// A shard by its number.
+    pub(super) fn shard(&self, shard: ShardId) -> &Guarded<State> {
+        &self.shards[usize::from(shard.0)]
+    }
+
+    /// The shard on which an account lives.
+    pub(super) fn home(&self, account: &AccountId) -> &Guarded<State> {
+        self.shard(self.router.shard_of(account))
+    }
+
+    /// All shards, beginning with another one each time.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Guarded<State>> {
+        let first = self.first.fetch_add(1, Relaxed) % self.shards.len();
+        let (later, sooner) = self.shards.split_at(first);
+        sooner.iter().chain(later)
     }
 
     /// Begins to close, or shortens the deadline of a close that has begun.
     pub(super) fn close(&self, deadline: Duration, spread: Duration) {
         let now = self.clock.now();
-        self.state.with(|s, wakes| {
-            if s.give_up.is_none() {
-                s.core.close(now, spread);
-            }
-            s.give_up = Instant::earliest(s.give_up, Some(now + deadline));
-            wakes.driver();
+        for shard in self.all() {
+            shard.with(|s, wakes| {
+                if s.give_up.is_none() {
+                    s.core.close(now, spread);
+                }
+                s.give_up = Instant::earliest(s.give_up, Some(now + deadline));
+                wakes.driver();
+            });
+        }
+    }
+
+    /// Ready when every driver has gone.
+    pub(super) fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        let running = self.all().any(|shard| {
+            shard.with(|s, _| {
+                if !s.ended {
+                    s.watchers.add(cx);
+                }
+                !s.ended
+            })
         });
+        if running { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// After something happened in a shard: listeners look for events; where there are none, the events go.
+    pub(super) fn settle_events(&self, s: &mut State, wakes: &mut Wakes) {
+        if self.listeners.load(Relaxed) > 0 {
+            if !s.listening.is_empty() {
+                wakes.all(&mut s.listening);
+            }
+        } else {
+            while s.core.poll_event().is_some() {}
+        }
     }
 }
 
 impl State {
-    pub(super) fn new(core: Service) -> Self {
+    fn new(core: Service) -> Self {
         Self {
             core,
-            handles: 1,
-            listeners: 0,
+            mail: Mailbox::default(),
             listening: Waiting::default(),
             give_up: None,
             ended: false,
             watchers: Waiting::default(),
-        }
-    }
-
-    pub(super) fn poll_ended(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if self.ended {
-            return Poll::Ready(());
-        }
-        self.watchers.add(cx);
-        Poll::Pending
-    }
-
-    /// After something happened: listeners look for events; where there are none, the events go.
-    pub(super) fn settle_events(&mut self, wakes: &mut Wakes) {
-        if self.listeners > 0 {
-            if !self.listening.is_empty() {
-                wakes.all(&mut self.listening);
-            }
-        } else {
-            while self.core.poll_event().is_some() {}
         }
     }
 

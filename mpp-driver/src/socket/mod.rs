@@ -30,19 +30,6 @@ const BUFFER: usize = 4 * 1024 * 1024;
 /// So many errors in a row, and the socket gets a rest: an error that stays must not become a busy loop.
 const ERRORS: usize = 16;
 
-/// What a socket is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// One connection: bursts to and from one address.
-    Device,
-    /// Many peers: single packets from everywhere. Receive offload and time stamps are switched off, for they cost
-    /// and bring nothing here.
-    Service {
-        /// Whether an IPv6 socket leaves IPv4 to another.
-        only_v6: bool,
-    },
-}
-
 /// A UDP socket that a runtime watches.
 #[derive(Debug)]
 pub(crate) struct UdpSocket {
@@ -54,30 +41,53 @@ pub(crate) struct UdpSocket {
 }
 
 impl UdpSocket {
-    pub(crate) fn bind(
+    /// A socket of a device, on any port.
+    pub(crate) fn bind_device(
         runtime: &dyn Runtime,
         address: SocketAddr,
-        purpose: Use,
         counters: &Arc<Counters>,
     ) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        if let (Use::Service { only_v6 }, SocketAddr::V6(_)) = (purpose, address) {
-            socket.set_only_v6(only_v6)?;
-        }
+        let socket = open(address)?;
         socket.bind(&address.into())?;
-        if matches!(purpose, Use::Service { .. }) {
+        granted(&socket, counters);
+        let udp = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        Self::wrap(runtime, socket.into(), udp, counters)
+    }
+
+    /// As many sockets of a service on the same address as it has shards, 1 at least. An IPv6 socket leaves IPv4 to
+    /// another if it is told to.
+    pub(crate) fn bind_service(
+        runtime: &dyn Runtime,
+        address: SocketAddr,
+        only_v6: bool,
+        shards: usize,
+        counters: &Arc<Counters>,
+    ) -> io::Result<Vec<Self>> {
+        let open = |address: SocketAddr| {
+            let socket = open(address)?;
+            if address.is_ipv6() {
+                socket.set_only_v6(only_v6)?;
+            }
+            Ok(socket)
+        };
+        // The first one does not share its port when it takes it: if another process has it, that is an error.
+        let first = open(address)?;
+        first.bind(&address.into())?;
+        let mut sockets = vec![first];
+        while let (Some(first), true) = (sockets.first(), sockets.len() < shards) {
+            let next = share_port(first, open).or_else(|_| first.try_clone())?;
+            sockets.push(next);
+        }
+        let wrap = |socket: Socket| {
             // Less than asked for is no error; what was granted can be read.
             let _ = socket.set_recv_buffer_size(BUFFER);
             let _ = socket.set_send_buffer_size(BUFFER);
-        }
-        let granted = |size: io::Result<usize>| size.map_or(0, |n| n as u64);
-        counters.receive_buffer.store(granted(socket.recv_buffer_size()), Relaxed);
-        counters.send_buffer.store(granted(socket.send_buffer_size()), Relaxed);
-        let udp = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        if matches!(purpose, Use::Service { .. }) {
+            granted(&socket, counters);
+            let udp = UdpSocketState::new(UdpSockRef::from(&socket))?;
             offload_off(&socket);
-        }
-        Self::wrap(runtime, socket.into(), udp, counters)
+            Self::wrap(runtime, socket.into(), udp, counters)
+        };
+        sockets.into_iter().map(wrap).collect()
     }
 
     fn wrap(
@@ -213,6 +223,36 @@ pub(crate) fn any_address(family: mpp_proto::Family) -> SocketAddr {
     }
 }
 
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))
+}
+
+/// Notes what the system granted.
+fn granted(socket: &Socket, counters: &Counters) {
+    let size = |size: io::Result<usize>| size.map_or(0, |n| n as u64);
+    counters.receive_buffer.store(size(socket.recv_buffer_size()), Relaxed);
+    counters.send_buffer.store(size(socket.send_buffer_size()), Relaxed);
+}
+
+/// Another socket on the same address, between which and the first the system spreads what comes, by sender: so packets
+/// of one device stay in order. Where that is not to be had, a second handle on the same socket does it, only that every
+/// shard wakes for each packet.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn share_port(first: &Socket, open: impl Fn(SocketAddr) -> io::Result<Socket>) -> io::Result<Socket> {
+    let address = first.local_addr()?;
+    first.set_reuse_port(true)?;
+    let next = open(address.as_socket().ok_or(io::ErrorKind::InvalidInput)?)?;
+    next.set_reuse_port(true)?;
+    next.bind(&address)?;
+    Ok(next)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn share_port(_: &Socket, _: impl Fn(SocketAddr) -> io::Result<Socket>) -> io::Result<Socket> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Receive offload and time stamps cost and bring nothing where single packets come from everywhere.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn offload_off(socket: &Socket) {
     use nix::sys::socket::{setsockopt, sockopt};

@@ -68,6 +68,13 @@ impl AsyncSocket for Direct {
     }
 }
 
+/// What a socket is for.
+#[derive(Clone, Copy, PartialEq)]
+enum Use {
+    Device,
+    Service { only_v6: bool },
+}
+
 const SERVICE: Use = Use::Service { only_v6: false };
 
 struct Bench {
@@ -79,7 +86,13 @@ struct Bench {
 impl Bench {
     fn new(address: &str, purpose: Use) -> Self {
         let (runtime, counters) = (Faulty::default(), Arc::<Counters>::default());
-        let socket = UdpSocket::bind(&runtime, address.parse().unwrap(), purpose, &counters).unwrap();
+        let address = address.parse().unwrap();
+        let socket = match purpose {
+            Use::Device => UdpSocket::bind_device(&runtime, address, &counters).unwrap(),
+            Use::Service { only_v6 } => {
+                UdpSocket::bind_service(&runtime, address, only_v6, 1, &counters).unwrap().remove(0)
+            }
+        };
         Self { runtime, counters, socket }
     }
 
@@ -225,7 +238,52 @@ fn a_socket_for_ipv6_only_leaves_the_port_to_ipv4() {
     }
     let v6 = Bench::new("[::]:0", Use::Service { only_v6: true });
     let v4 = format!("0.0.0.0:{}", v6.port()).parse().unwrap();
-    UdpSocket::bind(&v6.runtime, v4, SERVICE, &v6.counters).unwrap();
+    UdpSocket::bind_service(&v6.runtime, v4, false, 1, &v6.counters).unwrap();
+}
+
+#[test]
+fn shards_share_a_port_with_each_other_and_with_nobody_else() {
+    let (runtime, counters) = (Faulty::default(), Arc::<Counters>::default());
+    let bind = |address, shards| UdpSocket::bind_service(&runtime, address, false, shards, &counters);
+    let sockets = bind("127.0.0.1:0".parse().unwrap(), 4).unwrap();
+    let address = sockets[0].local();
+    assert!(sockets.len() == 4 && sockets.iter().all(|s| s.local() == address));
+    for shards in [1, 4] {
+        let refused = bind(address, shards).map(drop).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{shards}");
+    }
+    // What each of many peers sends comes to one of them, in order, and the answer comes from the port it knows.
+    let peers: Vec<_> = (0..64).map(|_| peer("127.0.0.1:0")).collect();
+    for n in 0..3 {
+        for peer in &peers {
+            peer.send_to(&[n], address).unwrap();
+        }
+    }
+    let mut heard_by = Vec::new();
+    for socket in sockets {
+        let bench = Bench { runtime: Faulty::default(), counters: counters.clone(), socket };
+        let mut inbox = Inbox::service();
+        let mut got: Vec<(SocketAddr, u8)> = Vec::new();
+        loop {
+            let batch = bench.receive(&mut inbox);
+            if batch.is_empty() {
+                break;
+            }
+            got.extend(batch.into_iter().map(|(from, _, packet)| (from, packet[0])));
+        }
+        for peer in &peers {
+            let from = peer.local_addr().unwrap();
+            let numbers: Vec<u8> = got.iter().filter(|(f, _)| *f == from).map(|(_, n)| *n).collect();
+            if !numbers.is_empty() {
+                assert_eq!(numbers, [0, 1, 2]);
+                bench.send_all(&[entry(peer, None, vec![7])]);
+                assert_eq!(heard(peer), (vec![7], address));
+            }
+        }
+        heard_by.push(got.len());
+    }
+    assert_eq!(heard_by.iter().sum::<usize>(), 3 * 64, "{heard_by:?}");
+    assert!(heard_by.iter().all(|n| *n > 0), "{heard_by:?}");
 }
 
 #[test]

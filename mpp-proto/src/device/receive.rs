@@ -55,7 +55,7 @@ impl Device {
                 self.stats.bytes_received += size;
             }
             Disposition::Dropped(reason) => self.stats.dropped[reason as usize] += 1,
-            Disposition::NotForUs => {}
+            Disposition::NotForUs | Disposition::OtherShard(_) | Disposition::OtherNode(_) => {}
         }
         disposition
     }

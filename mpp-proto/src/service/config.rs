@@ -1,8 +1,10 @@
 //! What the host of a service may choose.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::shard::Layout;
 use crate::crypto::{ServiceSecret, TicketKey};
 
 /// When a device has to prove its address before the service does any public-key work for it.
@@ -40,6 +42,10 @@ pub struct ServiceConfig {
     pub ticket_keys: Vec<TicketKey>,
     /// The node number in a cluster, 0..4096.
     pub node: u16,
+    /// How many shards this service has, 1 to 256: an account lives on one of them, by its id modulo their number.
+    /// All get the same settings; each takes its part of what is limited in all (`capacity`, `accounts`,
+    /// `ring_bytes_total`, `defer`). Accounts do not spread quite evenly, so leave some room. Default: 1.
+    pub shards: u16,
     /// Connections at most, half-open ones included; five records of 64 bytes each, once used. Default: 1,048,576.
     pub capacity: u32,
     /// Channels at most. Default: 1,048,576.
@@ -71,6 +77,7 @@ impl ServiceConfig {
             secret,
             ticket_keys,
             node: 0,
+            shards: 1,
             capacity: 1 << 20,
             accounts: 1 << 20,
             account_policy: AccountPolicy::Open,
@@ -83,5 +90,21 @@ impl ServiceConfig {
             interval_min: Duration::from_secs(5),
             interval_max: Duration::from_secs(300),
         }
+    }
+    /// What one shard may use: its part of what is limited in all.
+    pub(super) fn of_one_shard(self: Arc<Self>) -> Arc<Self> {
+        let shards = Layout::new(&self).shards();
+        if shards == 1 {
+            return self;
+        }
+        let part = |all: u32| all.div_ceil(shards);
+        let mut one = (*self).clone();
+        one.capacity = part(one.capacity);
+        one.accounts = part(one.accounts);
+        one.ring_bytes_total = one.ring_bytes_total.div_ceil(shards as usize);
+        if let DeferPolicy::Above { half_open } = &mut one.defer {
+            *half_open = part(*half_open);
+        }
+        Arc::new(one)
     }
 }

@@ -139,6 +139,12 @@ pub enum PublishError {
         /// The limit.
         limit: u32,
     },
+    /// The account lives on another shard of this service.
+    #[error("the account lives on shard {} of this service: ask that one (Router::shard_of)", shard.0)]
+    OtherShard {
+        /// Which.
+        shard: crate::ids::ShardId,
+    },
     /// The service is closed.
     #[error("the service is closed")]
     Closed,

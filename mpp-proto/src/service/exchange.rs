@@ -11,7 +11,7 @@ use super::record::{MAX_DEVICE_IDENTIFIERS, Owner, State, U48, flag};
 use super::{CloseReason, Service};
 use crate::crypto::{
     AnswerKey, ConnectKey, ConnectionId, ConnectionKeys, ErrorKey, OpenedToken, Secret, Share, StepOneDigest,
-    Token,
+    TicketKey, Token,
 };
 use crate::ids::{AccountId, DeviceId, Epoch, Rights, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, DropReason, Path};
@@ -44,8 +44,8 @@ struct Opening {
 }
 
 /// The holder of a ticket.
-struct Holder {
-    account: AccountId,
+pub(super) struct Holder {
+    pub(super) account: AccountId,
     device: DeviceId,
     rights: Rights,
     issued: UnixTime,
@@ -104,6 +104,10 @@ impl Service {
                 return Disposition::Dropped(reason);
             }
         };
+        let shard = self.layout.shard_of(&holder.account);
+        if shard != self.shard {
+            return Disposition::OtherShard(shard);
+        }
         let digest = StepOneDigest::of(payload);
         let opening =
             Opening { path, handshake: step1.handshake, share: step1.share, size: payload.len(), digest };
@@ -146,10 +150,7 @@ impl Service {
 
     /// Opens a token with the key that it names.
     fn holder(&self, token: &[u8]) -> Result<Holder, DropReason> {
-        let id = Token::key_id(token).ok_or(DropReason::Malformed)?;
-        let key = self.config.ticket_keys.iter().find(|k| k.id() == id).ok_or(DropReason::UnknownKey)?;
-        let opened = key.open(token).map_err(|_| DropReason::Unauthentic)?;
-        Holder::new(&opened).ok_or(DropReason::Malformed)
+        Holder::open(&self.config.ticket_keys, token)
     }
 
     /// Decides about an authentic Connect, and answers it.
@@ -406,6 +407,13 @@ impl Service {
 }
 
 impl Holder {
+    pub(super) fn open(keys: &[TicketKey], token: &[u8]) -> Result<Self, DropReason> {
+        let id = Token::key_id(token).ok_or(DropReason::Malformed)?;
+        let key = keys.iter().find(|k| k.id() == id).ok_or(DropReason::UnknownKey)?;
+        let opened = key.open(token).map_err(|_| DropReason::Unauthentic)?;
+        Self::new(&opened).ok_or(DropReason::Malformed)
+    }
+
     fn new(opened: &OpenedToken) -> Option<Self> {
         let plain = TokenPlain::parse(opened.plain()).ok().filter(|p| p.purpose == Purpose::Service)?;
         Some(Self {

@@ -11,6 +11,7 @@ mod paths;
 mod record;
 mod revoke;
 mod send;
+mod shard;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use core::time::Duration;
 
 pub use config::{AccountPolicy, DeferPolicy, ServiceConfig};
 pub use event::{AccountHead, CloseReason, DeviceState, DeviceStatus, PublishError, ServiceEvent};
+pub use shard::{Route, Router};
 pub use stats::ServiceStats;
 
 use accounts::Accounts;
@@ -34,6 +36,7 @@ use packet::Bucket;
 use paths::Validations;
 use record::{State, Table, flag};
 use revoke::Revocations;
+use shard::Layout;
 
 use crate::batch::TransmitBatch;
 use crate::channel::Event;
@@ -71,6 +74,7 @@ pub struct Service {
     handled: Instant,
     config: Arc<ServiceConfig>,
     shard: ShardId,
+    layout: Layout,
     rng: Rng,
     calendar: Calendar,
     cookies: Cookies,
@@ -99,8 +103,9 @@ pub struct Service {
 }
 
 impl Service {
-    /// An empty shard. `seed` comes from the operating system's generator and is used once; `clock` is the civil
-    /// time at `now`.
+    /// An empty shard: number `shard` of [`ServiceConfig::shards`] (one that is not among them has no accounts and hands
+    /// everything over). `seed` comes from the operating system's generator and is used once, for this shard alone;
+    /// `clock` is the civil time at `now`.
     pub fn new(
         config: Arc<ServiceConfig>,
         shard: ShardId,
@@ -109,11 +114,14 @@ impl Service {
         clock: UnixTime,
     ) -> Self {
         let mut rng = Rng::new(seed);
+        let layout = Layout::new(&config);
+        let config = config.of_one_shard();
         let capacity = config.capacity.min(crate::crypto::ConnectionId::MAX_SLOT);
         Self {
             now,
             handled: now,
             shard,
+            layout,
             calendar: Calendar::new(now, clock),
             cookies: Cookies::new(&config.secret),
             hedge: HedgeKey::new(&config.secret),
@@ -161,8 +169,7 @@ impl Service {
         while self.handle_timeout(now, NonZeroUsize::MAX) == Progress::More {}
         for datagram in batch {
             let datagram = Datagram { path: datagram.path, payload: &mut *datagram.payload };
-            self.stats.packets_received += 1;
-            self.stats.bytes_received += datagram.payload.len() as u64;
+            let size = datagram.payload.len() as u64;
             let disposition = match classify_service(datagram.payload) {
                 Kind::Step1 => self.handle_step1(now, datagram),
                 Kind::Data => self.handle_data(now, datagram),
@@ -171,7 +178,14 @@ impl Service {
             match disposition {
                 Disposition::Dropped(reason) => self.stats.dropped[reason as usize] += 1,
                 Disposition::NotForUs => self.stats.foreign += 1,
+                Disposition::OtherNode(_) => self.stats.other_node += 1,
+                Disposition::OtherShard(_) => self.stats.other_shard += 1,
                 Disposition::Accepted => {}
+            }
+            // What is handed over counts where it is taken in.
+            if !matches!(disposition, Disposition::OtherShard(_)) {
+                self.stats.packets_received += 1;
+                self.stats.bytes_received += size;
             }
             dispositions.push(disposition);
         }
@@ -185,8 +199,9 @@ impl Service {
     /// Opens a channel, with its history if it has one. A channel that is open already is left as it is.
     ///
     /// # Errors
-    /// [`PublishError::Capacity`] if the table of channels is full.
+    /// [`PublishError::Capacity`] if the table of channels is full, [`PublishError::OtherShard`].
     pub fn restore(&mut self, head: AccountHead) -> Result<(), PublishError> {
+        self.own(&head.account)?;
         self.accounts.open(&head, &mut self.rng).map(|_| ())
     }
 
@@ -210,7 +225,7 @@ impl Service {
         if self.closed {
             return Err(PublishError::Closed);
         }
-        let index = self.accounts.find(account).ok_or(PublishError::UnknownAccount)?;
+        let index = self.channel(account)?;
         self.append(now, index, event)
     }
 
@@ -226,7 +241,7 @@ impl Service {
         serial: Serial,
         event: Event,
     ) -> Result<(), PublishError> {
-        let index = self.accounts.find(account).ok_or(PublishError::UnknownAccount)?;
+        let index = self.channel(account)?;
         let newest = self.accounts.log(index).newest();
         if serial != newest.next() {
             return Err(PublishError::Hole { newest, got: serial });
@@ -240,12 +255,26 @@ impl Service {
     /// # Errors
     /// [`PublishError::UnknownAccount`], [`PublishError::Capacity`].
     pub fn skip(&mut self, account: &AccountId, upto: Serial) -> Result<(), PublishError> {
-        let index = self.accounts.find(account).ok_or(PublishError::UnknownAccount)?;
+        let index = self.channel(account)?;
         self.accounts.log_mut(index)?.skip_to(upto);
         if !core::mem::replace(&mut self.accounts.get_mut(index).dirty, true) {
             self.dirty.push_back(index);
         }
         Ok(())
+    }
+
+    /// The channel of an account of this shard.
+    fn channel(&self, account: &AccountId) -> Result<u32, PublishError> {
+        self.own(account)?;
+        self.accounts.find(account).ok_or(PublishError::UnknownAccount)
+    }
+
+    /// That an account lives here.
+    fn own(&self, account: &AccountId) -> Result<(), PublishError> {
+        match self.layout.shard_of(account) {
+            shard if shard == self.shard => Ok(()),
+            shard => Err(PublishError::OtherShard { shard }),
+        }
     }
 
     fn append(&mut self, now: Instant, index: u32, event: Event) -> Result<Serial, PublishError> {

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::outbox::Say;
 use super::record::{MAX_DEVICE_IDENTIFIERS, State, flag};
-use super::{CloseReason, PublishError, Service};
+use super::{CloseReason, PublishError, Route, Service};
 use crate::channel::{CollapseKey, DEFAULT_TTL, Event, Recall, Urgency};
 use crate::crypto::{ConnectionId, open_header, open_packet};
 use crate::ids::{AccountId, Epoch, RequestId, Rights, Serial};
@@ -33,8 +33,13 @@ impl Service {
         let Some(id) = self.identifiers.open(identifier) else {
             return Disposition::Dropped(DropReason::ForeignIdentifier);
         };
-        if id.node != self.config.node || id.shard != self.shard.0 || id.slot >= self.table.hot.capacity() {
-            return Disposition::Dropped(DropReason::ForeignIdentifier);
+        match self.layout.route(id) {
+            Route::Shard(shard) if shard != self.shard => return Disposition::OtherShard(shard),
+            Route::Node(node) => return Disposition::OtherNode(node),
+            _ if id.slot >= self.table.hot.capacity() => {
+                return Disposition::Dropped(DropReason::ForeignIdentifier);
+            }
+            _ => {}
         }
         if !self.is_current(id) {
             let identifier = *identifier;
@@ -65,7 +70,8 @@ impl Service {
 
     /// Whether an identifier belongs to a connection that is there.
     fn is_current(&self, id: ConnectionId) -> bool {
-        self.table.hot.get(id.slot).is_some_and(|hot| {
+        let shard = id.shard == self.shard.0;
+        self.table.hot.get(id.slot).filter(|_| shard).is_some_and(|hot| {
             hot.generation == id.generation && !matches!(hot.state, State::Free | State::Ended)
         })
     }

@@ -1,7 +1,43 @@
 //! What a service counts.
 
+use core::ops::AddAssign;
+
 use crate::path::DropReason;
 
+/// Makes the sum of two such structs the sum of each field, so that none is forgotten.
+macro_rules! summed {
+    ($(#[$attribute:meta])* pub struct $name:ident { $($(#[$about:meta])* pub $field:ident: $kind:ty,)* }) => {
+        $(#[$attribute])*
+        pub struct $name {
+            $($(#[$about])* pub $field: $kind,)*
+        }
+
+        /// Adds another shard's counters to these.
+        impl AddAssign for $name {
+            fn add_assign(&mut self, other: Self) {
+                $(Sum::sum(&mut self.$field, other.$field);)*
+            }
+        }
+    };
+}
+
+trait Sum {
+    fn sum(&mut self, other: Self);
+}
+
+impl Sum for u64 {
+    fn sum(&mut self, other: Self) {
+        *self += other;
+    }
+}
+
+impl<const N: usize> Sum for [u64; N] {
+    fn sum(&mut self, other: Self) {
+        self.iter_mut().zip(other).for_each(|(to, from)| *to += from);
+    }
+}
+
+summed! {
 /// Counters since the start of a service; the last five are gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -16,6 +52,10 @@ pub struct ServiceStats {
     pub bytes_sent: u64,
     /// Datagrams that were nothing of this protocol.
     pub foreign: u64,
+    /// Packets that belong to another shard, and were left to be handed over to it; they count as received there.
+    pub other_shard: u64,
+    /// Packets that belong to another node.
+    pub other_node: u64,
     /// Datagrams dropped, by [`DropReason`].
     pub dropped: [u64; DropReason::COUNT],
     /// Authentic packets that had come before.
@@ -58,6 +98,7 @@ pub struct ServiceStats {
     pub accounts: u64,
     /// Payload bytes in all rings.
     pub ring_bytes: u64,
+}
 }
 
 impl ServiceStats {

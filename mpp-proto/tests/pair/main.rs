@@ -5,6 +5,7 @@ mod delivery;
 mod extremes;
 mod harness;
 mod paths;
+mod shards;
 mod traffic;
 
 use std::time::Duration;
