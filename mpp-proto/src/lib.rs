@@ -81,7 +81,7 @@ pub use path::{Datagram, Disposition, DropReason, LinkId, Path, Transmit};
 pub use random::Seed;
 pub use service::{
     AccountHead, AccountPolicy, CloseReason, DeferPolicy, DeviceState, DeviceStatus, Progress, PublishError,
-    Route, Router, Service, ServiceConfig, ServiceEvent, ServiceStats,
+    Rate, RefusalReason, Route, Router, Service, ServiceConfig, ServiceEvent, ServiceStats,
 };
 pub use time::{Instant, UnixTime};
 pub use wakeup::{TimerKind, Wakeup};

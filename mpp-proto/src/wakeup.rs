@@ -17,6 +17,8 @@ pub struct Wakeup {
 pub enum TimerKind {
     /// The next timer of a service's wheel.
     Wheel,
+    /// The next packet of a service may go, as its limit on output has it: `poll_transmit` gives it.
+    Pace,
     /// A packet of an exchange is to be sent, or sent again.
     Exchange,
     /// The next attempt to connect.

@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 
 use super::config::ServiceConfig;
 use super::event::{AccountHead, PublishError};
+use super::seeded::Seeded;
 use crate::channel::{Event, Limits, Log, Removed};
 use crate::ids::{AccountId, Epoch, Serial};
 use crate::pool::{List, NIL, Slab};
@@ -58,7 +59,7 @@ impl Accounts {
             slab: Slab::new(config.accounts),
             logs: Slab::new(config.accounts),
             directory: HashTable::new(),
-            hasher: Seeded(rng.u64()),
+            hasher: Seeded::new(rng),
             empty: Log::default(),
             bytes: 0,
             order: VecDeque::new(),
@@ -66,6 +67,11 @@ impl Accounts {
             removed: Removed::default(),
             config,
         }
+    }
+
+    /// The hash that its directory uses, for other tables: one seed does for all.
+    pub(super) const fn hasher(&self) -> Seeded {
+        self.hasher
     }
 
     pub(super) fn find(&self, id: &AccountId) -> Option<u32> {
@@ -198,36 +204,6 @@ fn draw_epoch(rng: &mut Rng) -> Epoch {
         let epoch = Epoch(rng.array());
         if epoch != Epoch::NONE {
             return epoch;
-        }
-    }
-}
-
-/// A small keyed hash for ids of 16 bytes that are hashes themselves.
-#[derive(Clone, Debug)]
-struct Seeded(u64);
-
-impl BuildHasher for Seeded {
-    type Hasher = Mixer;
-
-    fn build_hasher(&self) -> Mixer {
-        Mixer(self.0)
-    }
-}
-
-#[derive(Debug)]
-struct Mixer(u64);
-
-impl core::hash::Hasher for Mixer {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            let product = u128::from(self.0 ^ u64::from_le_bytes(word)) * 0x9e37_79b9_7f4a_7c15;
-            self.0 = (product >> 64) as u64 ^ product as u64;
         }
     }
 }

@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::limits::Rate;
 use super::shard::Layout;
 use crate::crypto::{ServiceSecret, TicketKey};
 
@@ -44,7 +45,7 @@ pub struct ServiceConfig {
     pub node: u16,
     /// How many shards this service has, 1 to 256: an account lives on one of them, by its id modulo their number.
     /// All get the same settings; each takes its part of what is limited in all (`capacity`, `accounts`,
-    /// `ring_bytes_total`, `defer`). Accounts do not spread quite evenly, so leave some room. Default: 1.
+    /// `ring_bytes_total`, `defer`, and the rates but that of requests). Accounts do not spread quite evenly, so leave some room. Default: 1.
     pub shards: u16,
     /// Connections at most, half-open ones included; five records of 64 bytes each, once used. Default: 1,048,576.
     pub capacity: u32,
@@ -56,6 +57,21 @@ pub struct ServiceConfig {
     pub packet_size: u16,
     /// When to ask for the proof of an address first. Default: above 1,024 half-open connections.
     pub defer: DeferPolicy,
+    /// Exchanges that are completed per second, resets included that lead to one; never more in any second, but at least
+    /// one. At the default a million devices are back within ten minutes, for a third of a core. Default:
+    /// 2,500 (SPEC.md, "Limits of rates").
+    pub connects_per_second: u32,
+    /// Errors in clear, the answers to packets that prove nothing: to each IPv4 address and to each /56 of IPv6.
+    /// Default: 10 per second, 20 at once.
+    pub hints_per_prefix: Rate,
+    /// Errors in clear to all sources together. Default: 1,000 per second, 1,000 at once.
+    pub hints: Rate,
+    /// Requests of one device: Heartbeat, Subscribe, Post, EndpointRequest. What is beyond is answered with 429, the
+    /// limit and when to ask again. Default: 10 per second, 60 at once.
+    pub requests: Rate,
+    /// Packets to all devices together; answers go ahead of notifications. Default: 250,000 per second
+    /// (2.4 Gbit/s of the largest), 25,000 at once. Tens of thousands more wait in the socket's buffer only to be lost.
+    pub output: Rate,
     /// Answer a device's X25519 share with one. Default: true.
     pub forward_secrecy: bool,
     /// Events with payload that wait in one channel. Default: 32.
@@ -83,6 +99,11 @@ impl ServiceConfig {
             account_policy: AccountPolicy::Open,
             packet_size: 1200,
             defer: DeferPolicy::Above { half_open: 1024 },
+            connects_per_second: 2500,
+            hints_per_prefix: Rate::new(10, 20),
+            hints: Rate::new(1000, 1000),
+            requests: Rate::new(10, 60),
+            output: Rate::new(250_000, 25_000),
             forward_secrecy: true,
             ring_events: 32,
             ring_bytes: 64 * 1024,
@@ -91,6 +112,7 @@ impl ServiceConfig {
             interval_max: Duration::from_secs(300),
         }
     }
+
     /// What one shard may use: its part of what is limited in all.
     pub(super) fn of_one_shard(self: Arc<Self>) -> Arc<Self> {
         let shards = Layout::new(&self).shards();
@@ -102,6 +124,10 @@ impl ServiceConfig {
         one.capacity = part(one.capacity);
         one.accounts = part(one.accounts);
         one.ring_bytes_total = one.ring_bytes_total.div_ceil(shards as usize);
+        one.connects_per_second = part(one.connects_per_second);
+        for rate in [&mut one.hints_per_prefix, &mut one.hints, &mut one.output] {
+            *rate = Rate::new(part(rate.per_second), part(rate.burst));
+        }
         if let DeferPolicy::Above { half_open } = &mut one.defer {
             *half_open = part(*half_open);
         }

@@ -5,9 +5,12 @@ use alloc::boxed::Box;
 use alloc::vec;
 use core::time::Duration;
 
+use super::admission::{EXCHANGES, Entrance};
 use super::config::{AccountPolicy, DeferPolicy};
 use super::event::AccountHead;
+use super::limits::Small;
 use super::record::{MAX_DEVICE_IDENTIFIERS, Owner, State, U48, flag};
+use super::refusal::Refusal;
 use super::{CloseReason, Service};
 use crate::crypto::{
     AnswerKey, ConnectKey, ConnectionId, ConnectionKeys, ErrorKey, OpenedToken, Secret, Share, StepOneDigest,
@@ -31,6 +34,8 @@ const MAX_SKEW: Duration = Duration::from_secs(300);
 /// When a device connects anew for fresh keys: after a day if they hold an X25519 result, else within the hour.
 const REFRESH: Duration = Duration::from_secs(24 * 3600);
 const REFRESH_EARLY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
+/// When to ask again if all connections are taken.
+const FULL_RETRY: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(90));
 /// Identifiers issued at the start.
 const IDENTIFIERS: usize = 3;
 
@@ -74,7 +79,7 @@ impl Service {
             Err(Step1Error::Size) => return Disposition::Dropped(DropReason::Unpadded),
             Err(Step1Error::Malformed) => return Disposition::Dropped(DropReason::Malformed),
             Err(Step1Error::Version { handshake }) => {
-                self.hint(path, &handshake, Code::VERSION, Duration::ZERO);
+                self.hint(now, path, &handshake, Code::VERSION, Duration::ZERO);
                 return Disposition::Dropped(DropReason::Malformed);
             }
         };
@@ -84,7 +89,7 @@ impl Service {
         }
         if self.closed {
             let (handshake, retry_after) = (step1.handshake, self.retry_after());
-            self.hint(path, &handshake, Code::UNAVAILABLE, retry_after);
+            self.hint(now, path, &handshake, Code::UNAVAILABLE, retry_after);
             return Disposition::Dropped(DropReason::Closed);
         }
         if self.outbox.is_full() {
@@ -94,13 +99,10 @@ impl Service {
         let proven = step1.echo.is_some_and(|echo| {
             self.cookies.check(unix, &echo, path.remote, &step1.random, &step1.handshake, step1.token)
         });
-        if !proven && (step1.echo.is_some() || self.wants_proof()) {
-            return self.defer(unix, path, &step1);
-        }
         let holder = match self.holder(step1.token) {
             Ok(holder) => holder,
             Err(reason) => {
-                self.hint(path, &step1.handshake, Code::UNAUTHORIZED, Duration::ZERO);
+                self.hint(now, path, &step1.handshake, Code::UNAUTHORIZED, Duration::ZERO);
                 return Disposition::Dropped(reason);
             }
         };
@@ -112,24 +114,38 @@ impl Service {
         let opening =
             Opening { path, handshake: step1.handshake, share: step1.share, size: payload.len(), digest };
         let connect_key = ConnectKey::new(&holder.secret, step1.clear);
-        let deferred = (!proven && self.half_open_of(&holder).count() >= MAX_HALF_OPEN)
+        let challenge = (!proven)
             .then(|| self.cookies.challenge(unix, path.remote, &step1.random, &step1.handshake, step1.token));
+        let echo_is_wrong = !proven && step1.echo.is_some();
         let clear_len = step1.clear.len();
         let (clear, sealed) = payload.split_at_mut(clear_len);
         let Ok(plain) = connect_key.open(clear, sealed) else {
             return Disposition::Dropped(DropReason::Unauthentic);
         };
         // From here on the packet is authentic, if perhaps a copy.
-        if let Some(challenge) = deferred {
-            self.say_small(path, &opening.handshake, &AnswerKind::Defer { challenge });
-            self.stats.deferred += 1;
+        let full = self.half_open_of(&holder).count() >= MAX_HALF_OPEN;
+        if let Some(challenge) = challenge
+            && (echo_is_wrong || full || self.wants_proof())
+        {
+            self.defer(&opening, challenge);
             return Disposition::Accepted;
         }
+        match (self.admission.may_knock(now, &holder.account, &holder.device, proven), challenge) {
+            (Ok(()), _) => {}
+            (Err(_), Some(challenge)) => {
+                self.defer(&opening, challenge);
+                return Disposition::Accepted;
+            }
+            (Err(retry_after), None) => {
+                self.refuse(&opening, &holder.secret, Refusal::Exchanges { rate: EXCHANGES, retry_after });
+                return Disposition::Accepted;
+            }
+        }
         let Some(wish) = read_sealed(plain).and_then(Connect::parse).ok().map(Wish::from) else {
-            self.refuse(&opening, &holder.secret, Code::BAD_REQUEST, None);
+            self.refuse(&opening, &holder.secret, Refusal::Connect);
             return Disposition::Accepted;
         };
-        self.admit(now, unix, &opening, &holder, &wish);
+        self.admit(now, unix, &opening, &holder, &wish, challenge);
         Disposition::Accepted
     }
 
@@ -140,12 +156,10 @@ impl Service {
         }
     }
 
-    fn defer(&mut self, unix: UnixTime, path: Path, step1: &Step1<'_>) -> Disposition {
-        let challenge =
-            self.cookies.challenge(unix, path.remote, &step1.random, &step1.handshake, step1.token);
-        self.say_small(path, &step1.handshake, &AnswerKind::Defer { challenge });
+    /// Asks for a proof of the address first.
+    fn defer(&mut self, opening: &Opening, challenge: [u8; 16]) {
+        self.say_small(opening.path, &opening.handshake, &AnswerKind::Defer { challenge });
         self.stats.deferred += 1;
-        Disposition::Dropped(DropReason::RateLimited)
     }
 
     /// Opens a token with the key that it names.
@@ -153,41 +167,64 @@ impl Service {
         Holder::open(&self.config.ticket_keys, token)
     }
 
-    /// Decides about an authentic Connect, and answers it.
-    fn admit(&mut self, now: Instant, unix: UnixTime, opening: &Opening, holder: &Holder, wish: &Wish) {
+    /// Decides about an authentic Connect, and answers it. `challenge` is there if the address is not proven.
+    fn admit(
+        &mut self,
+        now: Instant,
+        unix: UnixTime,
+        opening: &Opening,
+        holder: &Holder,
+        wish: &Wish,
+        challenge: Option<[u8; 16]>,
+    ) {
         let refusal = if holder.expiry <= unix {
-            Some(Code::TICKET_EXPIRED)
-        } else if holder.issued > unix + MAX_SKEW
-            || self.revocations.contains(&holder.account, &holder.device, holder.issued)
-        {
-            Some(Code::UNAUTHORIZED)
+            Some(Refusal::Expired)
+        } else if holder.issued > unix + MAX_SKEW {
+            Some(Refusal::Future)
+        } else if self.revocations.contains(&holder.account, &holder.device, holder.issued) {
+            Some(Refusal::Revoked)
         } else if !holder.rights.contains(Rights::RECEIVE) {
-            Some(Code::FORBIDDEN)
+            Some(Refusal::NoRightToReceive)
         } else {
             None
         };
-        if let Some(code) = refusal {
-            return self.refuse(opening, &holder.secret, code, None);
+        if let Some(refusal) = refusal {
+            return self.refuse(opening, &holder.secret, refusal);
         }
-        let account = match (self.accounts.find(&holder.account), self.config.account_policy) {
-            (Some(account), _) => account,
-            (None, AccountPolicy::Restored) => {
-                return self.refuse(opening, &holder.secret, Code::UNKNOWN_ACCOUNT, None);
-            }
-            (None, AccountPolicy::Open) => {
-                let head = AccountHead::new(holder.account);
-                match self.accounts.open(&head, &mut self.rng) {
-                    Ok(account) => account,
-                    Err(_) => return self.refuse(opening, &holder.secret, Code::UNAVAILABLE, None),
-                }
-            }
-        };
-        if let Some(older) = self.connection_of(account, &holder.device) {
+        let known = self.accounts.find(&holder.account);
+        if known.is_none() && self.config.account_policy == AccountPolicy::Restored {
+            return self.refuse(opening, &holder.secret, Refusal::UnknownAccount);
+        }
+        if let Some(older) = known.and_then(|account| self.connection_of(account, &holder.device)) {
             let confirmed = self.table.owner[older].connect_serial.get();
             if wish.connect_serial <= confirmed {
-                return self.refuse(opening, &holder.secret, Code::CONFLICT, Some(confirmed));
+                if self.admission.may_hear_serial(now, &holder.account, &holder.device) {
+                    self.refuse(opening, &holder.secret, Refusal::Serial { confirmed });
+                } else {
+                    self.stats.conflicts_withheld += 1;
+                }
+                return;
             }
         }
+        let wants_share = self.config.forward_secrecy && opening.share.is_some();
+        let (of, device, proven) = (&holder.account, &holder.device, challenge.is_none());
+        let share = match self.admission.enter(now, of, device, proven, wants_share, &mut self.rng) {
+            Entrance::Open { share } => share,
+            Entrance::Prove => {
+                if let Some(challenge) = challenge {
+                    self.defer(opening, challenge);
+                }
+                return;
+            }
+            Entrance::Wait(retry_after) => {
+                return self.refuse(opening, &holder.secret, Refusal::Busy { retry_after });
+            }
+        };
+        self.stats.shares_left_out += u64::from(wants_share && !share);
+        let account = match known.map_or_else(|| self.open_account(holder), Ok) {
+            Ok(account) => account,
+            Err(refusal) => return self.refuse(opening, &holder.secret, refusal),
+        };
         // A position beyond the newest serial of the same epoch: this history was restored from before the device
         // read it, so nothing that any device knows of it can be trusted.
         if wish.epoch == self.accounts.get(account).epoch
@@ -202,15 +239,25 @@ impl Service {
             self.end(oldest, None);
         }
         let Some(slot) = self.table.acquire() else {
-            return self.refuse(opening, &holder.secret, Code::UNAVAILABLE, None);
+            let refusal = Refusal::Connections {
+                limit: self.table.hot.capacity(),
+                retry_after: self.rng.duration(FULL_RETRY.0, FULL_RETRY.1),
+            };
+            return self.refuse(opening, &holder.secret, refusal);
         };
         self.half_open += 1;
         self.fill_record(now, slot, account, opening, holder, wish);
-        let Some((packet, keys)) = self.answer(unix, slot, opening, holder, wish) else {
+        let Some((packet, keys)) = self.answer(unix, slot, opening, holder, wish, share) else {
             return self.end(slot, None);
         };
         self.table.set_keys(slot, &keys);
         self.outbox.large(opening.path, packet);
+    }
+
+    fn open_account(&mut self, holder: &Holder) -> Result<u32, Refusal> {
+        let limit = self.config.accounts;
+        let head = AccountHead::new(holder.account);
+        self.accounts.open(&head, &mut self.rng).map_err(|_| Refusal::Channels { limit })
     }
 
     fn fill_record(
@@ -243,6 +290,7 @@ impl Service {
         open.position = position;
         let ids = &mut self.table.ids[slot];
         ids.next_number = 0;
+        ids.requests = Small::new(now);
         ids.device = wish.identifiers;
         ids.told = position;
         let hot = &mut self.table.hot[slot];
@@ -260,9 +308,9 @@ impl Service {
         opening: &Opening,
         holder: &Holder,
         wish: &Wish,
+        share: bool,
     ) -> Option<(Box<[u8]>, ConnectionKeys)> {
-        let share = (self.config.forward_secrecy && opening.share.is_some())
-            .then(|| Share::new(zeroize::Zeroizing::new(self.rng.array())));
+        let share = share.then(|| Share::new(zeroize::Zeroizing::new(self.rng.array())));
         let agreed = match (&share, &opening.share) {
             (Some(own), Some(peer)) => Some(own.agree(peer)?),
             _ => None,
@@ -350,6 +398,8 @@ impl Service {
             if self.table.owner[older].connect_serial.get() > self.table.owner[slot].connect_serial.get() {
                 return self.close_record(now, slot, CloseReason::Superseded);
             }
+            // A new connection is no new allowance.
+            self.table.ids[slot].requests = self.table.ids[older].requests;
             self.close_record(now, older, CloseReason::Superseded);
         }
         self.half_open -= 1;
@@ -367,8 +417,15 @@ impl Service {
         }
     }
 
-    /// An Error in clear: no more than a hint to the device.
-    fn hint(&mut self, path: Path, handshake: &[u8; 8], code: Code, retry_after: Duration) {
+    /// An Error in clear: no more than a hint to the device. Anybody can ask for it from any source, so there are not
+    /// many.
+    fn hint(&mut self, now: Instant, path: Path, handshake: &[u8; 8], code: Code, retry_after: Duration) {
+        if !self.hints_by_prefix.take(now, self.config.hints_per_prefix, path.remote.ip())
+            || !self.hints.take(now, 0)
+        {
+            self.stats.hints_withheld += 1;
+            return;
+        }
         self.say_small(path, handshake, &AnswerKind::ClearError { code, retry_after });
     }
 
@@ -382,17 +439,24 @@ impl Service {
     }
 
     /// An authentic Error to the holder of a ticket.
-    fn refuse(&mut self, opening: &Opening, secret: &Secret, code: Code, serial: Option<u64>) {
-        let body = ErrorBody { code, retry_after: Duration::ZERO, serial, detail: "" };
-        let mut packet = [0; 160];
+    fn refuse(&mut self, opening: &Opening, secret: &Secret, refusal: Refusal) {
+        let detail = refusal.detail();
+        let body = ErrorBody {
+            code: refusal.code(),
+            retry_after: refusal.retry_after(),
+            serial: refusal.serial(),
+            detail: detail.as_str(),
+        };
+        let mut packet = [0; 256];
         let written = (|| {
-            let mut plain = [0; 64];
+            let mut plain = [0; 176];
             let len = body.write(&mut plain).ok()?;
             let random = self.hedge.responder_random(&self.rng.array(), &opening.digest, plain.get(..len)?);
             let mut sink = SliceSink::new(&mut packet);
             emit_answer(&mut sink, &opening.handshake, &AnswerKind::SealedError { random });
             let clear_len = sink.finish().ok()?;
-            let end = clear_len + len + 1 + AEAD_TAG;
+            // The length of the message takes one byte, or two.
+            let end = clear_len + len + 1 + usize::from(len >= 64) + AEAD_TAG;
             let (clear, sealed) = packet.get_mut(..end)?.split_at_mut(clear_len);
             let room = sealed.len().checked_sub(AEAD_TAG)?;
             write_sealed(sealed.get_mut(..room)?, &body).ok()?;
@@ -403,6 +467,7 @@ impl Service {
             self.outbox.large(opening.path, packet[..len].into());
         }
         self.stats.refused += 1;
+        self.stats.count_refusal(refusal.reason());
     }
 }
 

@@ -1,15 +1,19 @@
 //! The service: everything that happens on its port, for one shard of its accounts.
 
 mod accounts;
+mod admission;
 mod config;
 mod event;
 mod exchange;
+mod limits;
 mod notify;
 mod outbox;
 mod packet;
 mod paths;
 mod record;
+mod refusal;
 mod revoke;
+mod seeded;
 mod send;
 mod shard;
 mod stats;
@@ -26,13 +30,16 @@ use core::time::Duration;
 
 pub use config::{AccountPolicy, DeferPolicy, ServiceConfig};
 pub use event::{AccountHead, CloseReason, DeviceState, DeviceStatus, PublishError, ServiceEvent};
+pub use limits::Rate;
+pub use refusal::RefusalReason;
 pub use shard::{Route, Router};
 pub use stats::ServiceStats;
 
 use accounts::Accounts;
+use admission::Admission;
+use limits::{Bucket, Pace, Prefixes};
 use notify::Sending;
 use outbox::Outbox;
-use packet::Bucket;
 use paths::Validations;
 use record::{State, Table, flag};
 use revoke::Revocations;
@@ -96,7 +103,12 @@ pub struct Service {
     positions: VecDeque<u32>,
     revocations: Revocations,
     half_open: u32,
-    resets: Bucket,
+    /// Answers in clear to packets that prove nothing: by source, and all.
+    hints_by_prefix: Prefixes,
+    hints: Bucket,
+    admission: Admission,
+    /// Everything that is sent.
+    pace: Pace,
     stats: ServiceStats,
     closed: bool,
     retry_after: Duration,
@@ -117,6 +129,8 @@ impl Service {
         let layout = Layout::new(&config);
         let config = config.of_one_shard();
         let capacity = config.capacity.min(crate::crypto::ConnectionId::MAX_SLOT);
+        let table = Table::new(capacity, u16::from_be_bytes(rng.array()));
+        let accounts = Accounts::new(Arc::clone(&config), &mut rng);
         Self {
             now,
             handled: now,
@@ -126,8 +140,7 @@ impl Service {
             cookies: Cookies::new(&config.secret),
             hedge: HedgeKey::new(&config.secret),
             identifiers: Identifiers::new(&config.secret),
-            table: Table::new(capacity, u16::from_be_bytes(rng.array())),
-            accounts: Accounts::new(Arc::clone(&config), &mut rng),
+            table,
             wheel: Wheel::new(tick_floor(now)),
             sendings: Slab::new(capacity),
             validations: Validations::new(capacity),
@@ -138,7 +151,11 @@ impl Service {
             positions: VecDeque::new(),
             revocations: Revocations::default(),
             half_open: 0,
-            resets: Bucket::new(now),
+            hints_by_prefix: Prefixes::new(accounts.hasher()),
+            hints: Bucket::new(config.hints, now),
+            admission: Admission::new(&config, now, accounts.hasher()),
+            accounts,
+            pace: Pace::new(config.output, now),
             stats: ServiceStats::default(),
             closed: false,
             retry_after: Duration::ZERO,
@@ -393,7 +410,12 @@ impl Service {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Wakeup> {
-        self.wheel.next().map(|tick| Wakeup { at: instant_of(tick, self.handled), reason: TimerKind::Wheel })
+        let wheel = self
+            .wheel
+            .next()
+            .map(|tick| Wakeup { at: instant_of(tick, self.handled), reason: TimerKind::Wheel });
+        let pace = self.pace.deadline().map(|at| Wakeup { at, reason: TimerKind::Pace });
+        Wakeup::earliest(wheel, pace)
     }
 }
 

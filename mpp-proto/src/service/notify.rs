@@ -78,7 +78,7 @@ impl Service {
         }
     }
 
-    /// Sends what may be sent to a device now. True if it has more than the batch had room for.
+    /// Sends what may be sent to a device now. True if it has more than the batch had room for or the pace allowed.
     pub(super) fn transmit(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
         let unix = self.calendar.unix(now);
         if self.table.hot[slot].has(flag::URGENT) {
@@ -170,6 +170,9 @@ impl Service {
         let mut first = true;
         loop {
             let Some(room) = batch.room() else { return true };
+            if !self.pace.is_free(now) {
+                return true;
+            }
             let Some((index, transmission)) = sending.flight.next_packet(now, window) else { return false };
             let skip = usize::from(index) * capacity;
             let header = Header {
@@ -184,6 +187,7 @@ impl Service {
                 message.write_range(skip, out);
             });
             self.stats.retransmitted += u64::from(transmission > 0);
+            self.pace.sent(now);
             self.stats.packets_sent += 1;
             self.stats.bytes_sent += len as u64;
             // Packets of full size and whatever follows them go out in one piece.

@@ -6,6 +6,7 @@ use alloc::collections::VecDeque;
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use super::refusal::Refusal;
 use crate::ids::{RequestId, Serial, StoreSet};
 use crate::path::Path;
 use crate::wire::Code;
@@ -36,8 +37,7 @@ pub(super) enum Say {
     },
     Failed {
         request: RequestId,
-        code: Code,
-        retry_after: Duration,
+        refusal: Refusal,
     },
     Close {
         code: Code,

@@ -2,10 +2,12 @@
 
 use core::time::Duration;
 
+use super::limits::Rate;
 use super::outbox::Say;
 use super::record::{MAX_DEVICE_IDENTIFIERS, State, flag};
+use super::refusal::Refusal;
 use super::{CloseReason, PublishError, Route, Service};
-use crate::channel::{CollapseKey, DEFAULT_TTL, Event, Recall, Urgency};
+use crate::channel::{CollapseKey, DEFAULT_TTL, Event, EventError, Recall, Urgency};
 use crate::crypto::{ConnectionId, open_header, open_packet};
 use crate::ids::{AccountId, Epoch, RequestId, Rights, Serial};
 use crate::path::{Datagram, Disposition, DropReason, Path};
@@ -18,8 +20,8 @@ use crate::wire::{
     reset_packet,
 };
 
-/// Stateless resets per second, and how many at once.
-const RESETS_PER_SECOND: u64 = 1000;
+/// Heartbeats that are answered though the limit on requests is exhausted.
+const HEARTBEATS: u32 = 10;
 
 impl Service {
     /// A packet that has the form of a data packet.
@@ -77,9 +79,11 @@ impl Service {
     }
 
     /// Tells the holder of an identifier that its connection is gone. Forty bytes, less than any packet that causes
-    /// it, and never an answer to itself.
+    /// it, and never an answer to itself. Paced by the bucket of the exchanges that resets lead to, and with what these
+    /// leave over.
     fn reset(&mut self, now: Instant, path: Path, identifier: &[u8; SERVICE_IDENTIFIER]) {
-        if self.outbox.is_full() || !self.resets.take(now) {
+        if self.outbox.is_full() || !self.admission.may_reset(now) {
+            self.stats.resets_withheld += 1;
             return;
         }
         let random = self.rng.array::<{ RESET_SIZE - RESET_TOKEN }>();
@@ -119,7 +123,7 @@ impl Service {
         if seen != Seen::TooOld
             && let Some(ack) = header.ack
         {
-            let sent = self.table.ids[slot].next_number;
+            let sent = u64::from(self.table.ids[slot].next_number);
             match sent.checked_sub(1).map(|highest| nearest(highest, ack.number_low)) {
                 Some(number) if number < sent => self.acknowledged(now, slot, number, ack.bitmap),
                 _ => return self.bad_request(now, slot),
@@ -193,6 +197,11 @@ impl Service {
             return;
         }
         let Ok(message) = Message::parse(plaintext.fragment) else { return self.bad_request(now, slot) };
+        if let Some(request) = message.request()
+            && let Some(refusal) = self.over_limit(now, slot, matches!(message, Message::Heartbeat(_)))
+        {
+            return self.fail(slot, from, request, refusal);
+        }
         match message {
             Message::Heartbeat(heartbeat) => self.handle_heartbeat(slot, from, &heartbeat, newest),
             Message::Acknowledge(acknowledge) => self.set_position(slot, acknowledge.position),
@@ -203,7 +212,7 @@ impl Service {
                 self.say_to(slot, path, Say::Endpoint { request: ask.request, path, size });
             }
             Message::Unknown { request: Some(request), .. } => {
-                self.fail(slot, from, request, Code::BAD_REQUEST, Duration::ZERO);
+                self.fail(slot, from, request, Refusal::UnknownMessage);
             }
             Message::Unknown { request: None, .. } => {}
             _ => self.bad_request(now, slot),
@@ -230,8 +239,23 @@ impl Service {
         }
     }
 
-    fn fail(&mut self, slot: u32, from: &From, request: RequestId, code: Code, retry_after: Duration) {
-        self.answer_to(slot, from, Say::Failed { request, code, retry_after });
+    /// Why a request is not dealt with, if there were too many of them in this connection. What is left at the end is
+    /// for heartbeats: a device that asks too much is told so, not lost.
+    fn over_limit(&mut self, now: Instant, slot: u32, is_heartbeat: bool) -> Option<Refusal> {
+        let rate = self.config.requests;
+        let with_reserve = Rate::new(rate.per_second, rate.burst.saturating_add(HEARTBEATS));
+        let reserve = if is_heartbeat { 0 } else { HEARTBEATS };
+        let bucket = &mut self.table.ids[slot].requests;
+        if bucket.take(now, with_reserve, reserve) {
+            return None;
+        }
+        let retry_after = bucket.wait(now, with_reserve, reserve);
+        Some(Refusal::Requests { rate, retry_after })
+    }
+
+    fn fail(&mut self, slot: u32, from: &From, request: RequestId, refusal: Refusal) {
+        self.answer_to(slot, from, Say::Failed { request, refusal });
+        self.stats.count_refusal(refusal.reason());
     }
 
     fn handle_heartbeat(&mut self, slot: u32, from: &From, heartbeat: &Heartbeat, newest: bool) {
@@ -294,7 +318,7 @@ impl Service {
         let account = owner.account;
         let own = post.account.is_none_or(|name| AccountId::of(name) == self.accounts.get(account).id);
         if !own || u64::from(owner.rights) & Rights::POST_OWN.0 == 0 {
-            return self.fail(slot, from, post.request, Code::FORBIDDEN, Duration::ZERO);
+            return self.fail(slot, from, post.request, Refusal::NoRightToPost);
         }
         let recalled = self.accounts.log_mut(account).map(|log| log.recall(now, &post.post_id));
         match recalled {
@@ -302,13 +326,14 @@ impl Service {
                 return self.answer_to(slot, from, Say::Posted { request: post.request, serial });
             }
             Ok(Recall::Full { retry_after }) => {
-                return self.fail(slot, from, post.request, Code::TOO_MANY_REQUESTS, retry_after);
+                return self.fail(slot, from, post.request, Refusal::Posts { retry_after });
             }
             Ok(Recall::Unknown) => {}
-            Err(_) => return self.fail(slot, from, post.request, Code::UNAVAILABLE, Duration::ZERO),
+            Err(_) => return self.fail(slot, from, post.request, Refusal::Unavailable),
         }
-        let Some(event) = event_of(post) else {
-            return self.fail(slot, from, post.request, Code::BAD_REQUEST, Duration::ZERO);
+        let event = match event_of(post) {
+            Ok(event) => event,
+            Err(error) => return self.fail(slot, from, post.request, Refusal::Event(error)),
         };
         match self.append(now, account, event) {
             Ok(serial) => {
@@ -317,10 +342,11 @@ impl Service {
                 }
                 self.answer_to(slot, from, Say::Posted { request: post.request, serial });
             }
-            Err(PublishError::Closed | PublishError::Capacity { .. }) => {
-                self.fail(slot, from, post.request, Code::UNAVAILABLE, Duration::ZERO);
+            Err(PublishError::Event(error)) => self.fail(slot, from, post.request, Refusal::Event(error)),
+            Err(PublishError::Capacity { limit }) => {
+                self.fail(slot, from, post.request, Refusal::Channels { limit });
             }
-            Err(_) => self.fail(slot, from, post.request, Code::BAD_REQUEST, Duration::ZERO),
+            Err(_) => self.fail(slot, from, post.request, Refusal::Unavailable),
         }
     }
 }
@@ -338,7 +364,7 @@ fn is_probe(fragment: &[u8]) -> bool {
 }
 
 /// The event in a Post, if it keeps the limits.
-fn event_of(post: &Post<'_>) -> Option<Event> {
+fn event_of(post: &Post<'_>) -> Result<Event, EventError> {
     let event = Event {
         store: post.store,
         payload: post.payload.map(bytes::Bytes::copy_from_slice),
@@ -349,38 +375,11 @@ fn event_of(post: &Post<'_>) -> Option<Event> {
             _ => Urgency::High,
         },
         key: match post.key {
-            Some(key) => Some(CollapseKey::new(key).ok()?),
+            Some(key) => Some(CollapseKey::new(key)?),
             None => None,
         },
     };
-    event.check().ok().map(|()| event)
+    event.check().map(|()| event)
 }
 
 const _: () = assert!(MAX_DEVICE_IDENTIFIERS * 8 <= 24);
-
-/// Lets through so many things per second, and as many at once.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
-    /// Microseconds' worth of tokens, as of `at`.
-    level: u64,
-    at: Instant,
-}
-
-impl Bucket {
-    pub(super) const fn new(now: Instant) -> Self {
-        Self { level: 1_000_000, at: now }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = u64::try_from(now.since(self.at).as_micros()).unwrap_or(u64::MAX);
-        self.level = self.level.saturating_add(passed).min(1_000_000);
-        self.at = self.at.max(now);
-        match self.level.checked_sub(1_000_000 / RESETS_PER_SECOND) {
-            Some(level) => {
-                self.level = level;
-                true
-            }
-            None => false,
-        }
-    }
-}

@@ -5,6 +5,7 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use zeroize::Zeroize;
 
+use super::limits::Small;
 use crate::crypto::{ConnectionKeys, PacketKeys};
 use crate::ids::{DeviceId, Serial, StoreSet};
 use crate::path::{LinkId, Path};
@@ -144,8 +145,10 @@ pub(super) struct Open {
 pub(super) struct Ids {
     pub(super) seal_iv: [u8; 12],
     pub(super) open_iv: [u8; 12],
-    /// The number of the next datagram to the device.
-    pub(super) next_number: u64,
+    /// The number of the next datagram to the device. A connection ends long before its packets fill 32 bits.
+    pub(super) next_number: u32,
+    /// Its requests.
+    pub(super) requests: Small,
     /// Identifiers that the device issued; the first is in use, zero is none.
     pub(super) device: [[u8; 8]; MAX_DEVICE_IDENTIFIERS],
     /// Everything up to here is in a completely acknowledged Notify.
@@ -311,7 +314,7 @@ impl Table {
         let ids = &mut self.ids[slot];
         let number = ids.next_number;
         ids.next_number += 1;
-        number
+        u64::from(number)
     }
 
     /// When the device was last heard.

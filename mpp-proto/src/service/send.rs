@@ -20,13 +20,19 @@ impl Service {
     /// Adds packets to the batch until it is full or nothing is left.
     pub(super) fn fill(&mut self, now: Instant, batch: &mut TransmitBatch) -> usize {
         self.now = self.now.max(now);
+        let now = self.now;
         let before = batch.len();
-        while batch.room().is_some() {
+        while batch.room().is_some() && !self.outbox.is_empty() && self.pace.is_free(now) {
             let Some(out) = self.outbox.pop() else { break };
             self.write(now, out, batch);
         }
         self.spread();
-        while batch.room().is_some() {
+        // Answers first: while any of them waits nothing else goes.
+        while batch.room().is_some()
+            && self.outbox.is_empty()
+            && self.ready.front().is_some()
+            && self.pace.is_free(now)
+        {
             let Some(slot) = self.ready.pop_front(&mut self.table.hot) else { break };
             if self.transmit(now, slot, batch) {
                 self.ready.push_front(&mut self.table.hot, slot);
@@ -67,6 +73,7 @@ impl Service {
                 (path, len)
             }
         };
+        self.pace.sent(now);
         self.stats.packets_sent += 1;
         self.stats.bytes_sent += len as u64;
         batch.push(path, len);
@@ -109,13 +116,11 @@ impl Service {
             Say::Posted { request, serial } => {
                 self.seal_message(slot, &header, &[], &Posted { request, serial: Some(serial) }, room)
             }
-            Say::Failed { request, code, retry_after } => self.seal_message(
-                slot,
-                &header,
-                &[],
-                &Failure { request, code, retry_after, detail: "" },
-                room,
-            ),
+            Say::Failed { request, refusal } => {
+                let (code, retry_after, detail) = (refusal.code(), refusal.retry_after(), refusal.detail());
+                let failure = Failure { request, code, retry_after, detail: detail.as_str() };
+                self.seal_message(slot, &header, &[], &failure, room)
+            }
             Say::Endpoint { request, path, .. } => {
                 let response = EndpointResponse { request, endpoint: path.remote };
                 self.seal_message(slot, &header, &[], &response, room)

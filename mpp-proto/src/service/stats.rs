@@ -2,6 +2,7 @@
 
 use core::ops::AddAssign;
 
+use super::refusal::RefusalReason;
 use crate::path::DropReason;
 
 /// Makes the sum of two such structs the sum of each field, so that none is forgotten.
@@ -64,6 +65,8 @@ pub struct ServiceStats {
     pub deferred: u64,
     /// Attempts of ticket holders that were refused.
     pub refused: u64,
+    /// Refusals of whatever ticket holders asked for, by [`RefusalReason`].
+    pub refusals: [u64; RefusalReason::COUNT],
     /// Connections confirmed.
     pub connects: u64,
     /// Times a packet of a device came from elsewhere and the path was challenged.
@@ -72,6 +75,14 @@ pub struct ServiceStats {
     pub migrations: u64,
     /// Stateless resets sent.
     pub resets: u64,
+    /// Answers 409 that were due and not sent, since the device got one within the second before.
+    pub conflicts_withheld: u64,
+    /// Exchanges completed without X25519 though the device offered it, because there were too many of them.
+    pub shares_left_out: u64,
+    /// Resets that were due and not sent, to keep the limit on exchanges.
+    pub resets_withheld: u64,
+    /// Errors in clear that were due and not sent, to keep the limits on them.
+    pub hints_withheld: u64,
     /// Events published.
     pub published: u64,
     /// Notify datagrams begun.
@@ -105,5 +116,16 @@ impl ServiceStats {
     /// How many datagrams were dropped for this reason.
     pub fn dropped_for(&self, reason: DropReason) -> u64 {
         self.dropped.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    /// How much was refused for this reason.
+    pub fn refused_for(&self, reason: RefusalReason) -> u64 {
+        self.refusals.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn count_refusal(&mut self, reason: RefusalReason) {
+        if let Some(counter) = self.refusals.get_mut(reason as usize) {
+            *counter += 1;
+        }
     }
 }

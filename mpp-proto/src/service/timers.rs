@@ -47,6 +47,7 @@ impl Service {
         // weeks ahead.
         self.now = self.now.max(now);
         let now = self.now;
+        self.pace.pass(now);
         for _ in 0..budget.get() {
             let (wheel, mut timers) = self.timers();
             let Some(key) = wheel.expire(&mut timers, tick_floor(now)) else {

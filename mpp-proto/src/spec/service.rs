@@ -137,7 +137,7 @@ fn a_connection_that_is_not_confirmed_ends_and_is_reset() {
     assert!(world.take().is_empty(), "a reset is not answered");
 }
 
-// SPEC: R-confirm-replaces
+// SPEC: R-confirm-replaces, R-conflict-rate
 #[test]
 fn a_confirmed_connection_replaces_the_older_one_and_only_that() {
     let mut world = World::new();
@@ -154,6 +154,10 @@ fn a_confirmed_connection_replaces_the_older_one_and_only_that() {
         let again = Opening::new(&ticket(Rights::default()), &Wish::new(serial), None);
         let _ = world.put(from(4000), &again.packet);
         assert_eq!(again.error(&world.take()[0].1), (Code::CONFLICT, Some(8)));
+        // It is told once a second only.
+        let _ = world.put(from(4000), &again.packet);
+        assert!(world.take().is_empty());
+        world.run(secs(1));
     }
 }
 

@@ -234,6 +234,18 @@ pub(crate) enum Message<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// The request in a message that a device sends and wants an answer to.
+    pub(crate) const fn request(&self) -> Option<RequestId> {
+        match self {
+            Self::Heartbeat(Heartbeat { request, .. })
+            | Self::Subscribe(Subscribe { request, .. })
+            | Self::Post(Post { request, .. })
+            | Self::EndpointRequest(EndpointRequest { request }) => Some(*request),
+            Self::Unknown { request } => *request,
+            _ => None,
+        }
+    }
+
     /// Reads a complete message.
     pub(crate) fn parse(bytes: &'a [u8]) -> Parsed<Self> {
         let (ty, list) = split(bytes)?;
