@@ -27,8 +27,6 @@ const CONFLICTS: Rate = Rate::new(1, 1);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// A place is kept for so long after its time: a device's own back-off may be longer.
 const PLACE_KEPT: Duration = Duration::from_secs(120);
-/// Added to the time of a place at random.
-const JITTER: Duration = Duration::from_secs(1);
 /// When somebody whose turn it is comes again, if others came at the same moment.
 const TURN_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 
@@ -128,7 +126,7 @@ impl Admission {
             return Entrance::Prove;
         }
         match place {
-            Place::Ahead(wait) => Entrance::Wait(wait + rng.duration(Duration::ZERO, JITTER)),
+            Place::Ahead(wait) => Entrance::Wait(wait + rng.duration(Duration::ZERO, self.spacing)),
             Place::Due => {
                 // It still has to be let in, so nobody else is before it.
                 self.booked_until = self.booked_until.max(now) + self.spacing;
@@ -147,7 +145,7 @@ impl Admission {
         }
         self.booked_until = at;
         self.devices.with(now, account, device, |known| known.place = deadline(at, now));
-        Entrance::Wait(wait + rng.duration(Duration::ZERO, JITTER))
+        Entrance::Wait(wait + rng.duration(Duration::ZERO, self.spacing))
     }
 
     /// Whether a device may be told that its connection is gone, which makes it come at once: with what is left over.

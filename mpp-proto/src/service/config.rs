@@ -39,7 +39,8 @@ pub struct ServiceConfig {
     /// From which identifiers, reset tokens and challenges are derived. Keep it across restarts: it lets the
     /// service tell devices of its former life at once that they have to connect anew.
     pub secret: ServiceSecret,
-    /// The keys of tickets: the first seals, all open.
+    /// The keys of tickets: the first seals, all open. See
+    /// [`Service::set_ticket_keys`](super::Service::set_ticket_keys) for those of later.
     pub ticket_keys: Vec<TicketKey>,
     /// The node number in a cluster, 0..4096.
     pub node: u16,

@@ -164,7 +164,7 @@ impl Service {
 
     /// Opens a token with the key that it names.
     fn holder(&self, token: &[u8]) -> Result<Holder, DropReason> {
-        Holder::open(&self.config.ticket_keys, token)
+        Holder::open(&self.ticket_keys, token)
     }
 
     /// Decides about an authentic Connect, and answers it. `challenge` is there if the address is not proven.

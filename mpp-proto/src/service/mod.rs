@@ -47,7 +47,7 @@ use shard::Layout;
 
 use crate::batch::TransmitBatch;
 use crate::channel::Event;
-use crate::crypto::{Cookies, HedgeKey, Identifiers};
+use crate::crypto::{Cookies, HedgeKey, Identifiers, TicketKey};
 use crate::ids::{AccountId, DeviceId, Epoch, Serial, ShardId};
 use crate::path::{Datagram, Disposition};
 use crate::pool::{List, Slab};
@@ -87,6 +87,7 @@ pub struct Service {
     cookies: Cookies,
     hedge: HedgeKey,
     identifiers: Identifiers,
+    ticket_keys: Vec<TicketKey>,
     table: Table,
     accounts: Accounts,
     wheel: Wheel,
@@ -140,6 +141,7 @@ impl Service {
             cookies: Cookies::new(&config.secret),
             hedge: HedgeKey::new(&config.secret),
             identifiers: Identifiers::new(&config.secret),
+            ticket_keys: config.ticket_keys.clone(),
             table,
             wheel: Wheel::new(tick_floor(now)),
             sendings: Slab::new(capacity),
@@ -211,6 +213,13 @@ impl Service {
     /// Corrects the civil clock: `clock` is the time at `now`.
     pub fn set_clock(&mut self, now: Instant, clock: UnixTime) {
         self.calendar = Calendar::new(now, clock);
+    }
+
+    /// Takes other ticket keys from now on: the first seals, all open. Tickets of a key that is not there any more are
+    /// refused like any that the service cannot open; connections made with them live on until they end or are
+    /// [revoked](Self::revoke). An empty list lets nobody in.
+    pub fn set_ticket_keys(&mut self, keys: Vec<TicketKey>) {
+        self.ticket_keys = keys;
     }
 
     /// Opens a channel, with its history if it has one. A channel that is open already is left as it is.

@@ -95,7 +95,9 @@ impl Service {
         let hot = &self.table.hot[slot];
         let sending = &self.sendings[hot.sending];
         let heard = self.table.heard(slot, now);
-        if let Some(at) = sending.flight.deadline(&hot.rtt, hot.window, heard) {
+        // One that waits for the pace of the service is looked at when that allows, not before.
+        if let Some(at) = sending.flight.deadline(&hot.rtt, hot.window, heard).filter(|at| !more || *at > now)
+        {
             self.schedule_sending(hot.sending, at, now);
         }
         more

@@ -52,6 +52,12 @@ impl Router {
         }
     }
 
+    /// Takes other ticket keys from now on, as [`Service::set_ticket_keys`](super::Service::set_ticket_keys) does. A router
+    /// that does not know a new key yet says [`Route::Any`] of its tickets, and whichever shard gets one hands it on.
+    pub fn set_ticket_keys(&mut self, keys: &[TicketKey]) {
+        self.ticket_keys = keys.into();
+    }
+
     /// Where a packet belongs. Costs one AES block, and for a first packet the opening of its token. That the packet is
     /// authentic, only its shard finds out.
     pub fn route(&self, packet: &[u8]) -> Route {

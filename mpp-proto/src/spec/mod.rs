@@ -6,6 +6,7 @@ mod device;
 mod examples;
 mod exchange;
 mod host;
+mod limits;
 mod packets;
 mod paths;
 mod requirements;

@@ -1,6 +1,7 @@
 //! A device made by hand from layouts and keys, and the service it talks to: what a stranger would write after
 //! reading SPEC.md.
 
+use std::string::String;
 use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
@@ -37,16 +38,33 @@ pub(super) fn unix(now: Instant) -> UnixTime {
 }
 
 pub(super) fn ticket(rights: Rights) -> Ticket {
+    mint(|spec| spec.rights = rights)
+}
+
+/// A ticket of another device of the account.
+pub(super) fn ticket_of(device: u16) -> Ticket {
+    let [a, b] = device.to_be_bytes();
+    mint(|spec| spec.device.0[..3].copy_from_slice(&[2, a, b]))
+}
+
+/// A ticket that is as usual but for this.
+pub(super) fn mint(change: impl FnOnce(&mut TicketSpec)) -> Ticket {
+    mint_by(&key(), change)
+}
+
+/// One by another key.
+pub(super) fn mint_by(key: &TicketKey, change: impl FnOnce(&mut TicketSpec)) -> Ticket {
     let now = unix(Instant::ZERO);
-    let spec = TicketSpec {
+    let mut spec = TicketSpec {
         endpoints: vec!["192.0.2.1:15096".parse().unwrap()],
         account: ACCOUNT.into(),
         device: DeviceId([1; 16]),
-        rights,
+        rights: Rights::default(),
         issued: now,
         expiry: now + Duration::from_secs(86_400),
     };
-    key().mint(&spec, &[3; 32]).unwrap()
+    change(&mut spec);
+    key.mint(&spec, &[3; 32]).unwrap()
 }
 
 /// Seals a packet.
@@ -222,16 +240,20 @@ const IDENTIFIERS: [u8; 24] =
 impl Opening {
     /// Without a share, so that the ticket's secret is all it takes to follow.
     pub(super) fn new(ticket: &Ticket, wish: &Wish, echo: Option<[u8; 16]>) -> Self {
+        Self::with_share(ticket, wish, echo, None)
+    }
+
+    /// With any share.
+    pub(super) fn with_share(
+        ticket: &Ticket,
+        wish: &Wish,
+        echo: Option<[u8; 16]>,
+        share: Option<[u8; 32]>,
+    ) -> Self {
         let handshake = [wish.serial as u8 | 0x80; 8];
         let random = [wish.serial as u8; 16];
-        let clear = Step1Clear {
-            token: ticket.token(),
-            random: Some(random),
-            handshake,
-            share: None,
-            echo,
-            web: false,
-        };
+        let clear =
+            Step1Clear { token: ticket.token(), random: Some(random), handshake, share, echo, web: false };
         let connect = Connect {
             connect_serial: wish.serial,
             identifiers: &IDENTIFIERS,
@@ -261,13 +283,19 @@ impl Opening {
 
     /// The code and the serial of an authenticated Error.
     pub(super) fn error(&self, packet: &[u8]) -> (Code, Option<u64>) {
+        let (code, serial, ..) = self.refusal(packet);
+        (code, serial)
+    }
+
+    /// All of it: code, serial, time to come back, detail.
+    pub(super) fn refusal(&self, packet: &[u8]) -> (Code, Option<u64>, Duration, String) {
         let answer = Answer::parse(packet).unwrap();
         assert!(matches!(answer.kind, AnswerKind::SealedError { .. }), "{:?}", answer.kind);
         let key = ErrorKey::new(&self.secret, &StepOneDigest::of(&self.packet), answer.clear);
         let mut sealed = packet[answer.clear.len()..].to_vec();
         let body =
             ErrorBody::parse(read_sealed(key.open(answer.clear, &mut sealed).unwrap()).unwrap()).unwrap();
-        (body.code, body.serial)
+        (body.code, body.serial, body.retry_after, body.detail.into())
     }
 }
 
