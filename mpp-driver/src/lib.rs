@@ -58,6 +58,8 @@ mod runtime;
 mod service;
 mod socket;
 mod stats;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub mod timerfd;
 mod wake;
 
 pub use client::{Client, ClientBuilder, ClientEvent, ClientEvents};
@@ -71,7 +73,7 @@ pub use stats::{ClientStats, ServiceStats, SocketStats};
 pub mod face {
     pub use crate::{
         Advice, BindError, CallError, ClientEvent, ClientEvents, ClientStats, ConnectError, Interest,
-        ServiceEvents, ServiceStats, SocketStats, ToAccount,
+        ServiceEvents, ServiceStats, SocketStats, Task, ToAccount,
     };
     /// The protocol's own types: tickets, events, notifications, settings, errors.
     pub use mpp_proto as proto;

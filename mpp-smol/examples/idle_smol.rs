@@ -1,4 +1,4 @@
-//! How often an idle client wakes its process: `idle_smol [SECONDS]`
+//! How often an idle client wakes its thread: `idle_smol [SECONDS [INTERVAL]]`
 
 fn main() {
     mpp_driver::conformance::idle::<mpp_smol::Smol>(smol::block_on);

@@ -28,7 +28,7 @@ use std::net::UdpSocket;
 use std::pin::Pin;
 use std::time::Instant;
 
-use mpp_driver::{AsyncSocket, Runtime, Task, Timer, async_io};
+use mpp_driver::{AsyncSocket, Runtime, Timer, async_io};
 
 pub use mpp_driver::face::*;
 

@@ -1,6 +1,8 @@
-//! The example runs, and ends by itself.
+//! The examples run, and end by themselves.
 
-use mpp_driver::conformance::{an_example_gets_its_notifications, run};
+use mpp_driver::conformance::{
+    an_example_gets_its_notifications, an_idle_client_wakes_its_thread_at_its_deadlines_only, run,
+};
 
 #[test]
 fn device_smol() {
@@ -11,4 +13,9 @@ fn device_smol() {
             Some(std::env::temp_dir().join(format!("mpp-resume-{}", std::process::id()))),
         )
     });
+}
+
+#[test]
+fn idle_smol() {
+    an_idle_client_wakes_its_thread_at_its_deadlines_only("idle_smol");
 }

@@ -1,4 +1,4 @@
-//! How often an idle client wakes its process: `idle_tokio [SECONDS]`
+//! How often an idle client wakes its thread: `idle_tokio [SECONDS [INTERVAL]]`
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -61,3 +61,22 @@ async fn a_task_runs_in_the_background() {
     Tokio::default().spawn(Box::pin(async move { tell.send(7).unwrap() }));
     assert_eq!(told.await, Ok(7));
 }
+
+/// Tokio's own timers wake at every step down their wheel.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_timer_wakes_its_thread_once() {
+    let slept = || {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let field = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+        field.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let mut timer = Tokio::default().timer(Instant::now());
+    poll_fn(|cx| timer.as_mut().poll(cx)).await;
+    let before = slept();
+    for _ in 0..3 {
+        timer.as_mut().reset(Instant::now() + Duration::from_millis(300));
+        poll_fn(|cx| timer.as_mut().poll(cx)).await;
+    }
+    assert_eq!(slept() - before, 3);
+}

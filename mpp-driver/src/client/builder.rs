@@ -11,7 +11,7 @@ use super::Client;
 use super::driver::Driver;
 use super::state::{Shared, State};
 use crate::clock::{Clock, civil};
-use crate::runtime::{AnyRuntime, Runtime};
+use crate::runtime::{AnyRuntime, Runtime, Task};
 
 /// What is called with every new [`Resume`].
 pub(super) type OnResume = Box<dyn FnMut(&Resume) + Send>;
@@ -85,6 +85,38 @@ impl<R> ClientBuilder<R> {
     /// # Panics
     /// Outside of the runtime, and if the system has no random bytes to give.
     pub fn connect(self) -> Client<R> {
+        let runtime = self.runtime.clone();
+        let (client, task) = self.build();
+        runtime.spawn(task);
+        client
+    }
+
+    /// The client, and the task that does its work, for a program that wants to run it itself: together with its own
+    /// work on one thread, say, which then wakes for the client's deadlines and packets and for nothing else. The task ends
+    /// when the client is closed; while it is not polled, nothing happens, and if it is dropped, the client is closed
+    /// without a word to the service.
+    ///
+    /// ```no_run
+    /// # use mpp_driver::{Client, Runtime, Task};
+    /// # fn block_on<T>(_: impl Future<Output = T>) {}
+    /// # async fn zip<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) { (a.await, b.await) }
+    /// # fn example<R: Runtime + Default>(ticket: mpp_proto::Ticket) {
+    /// // With the `block_on` of the runtime, and `zip` of futures-lite, or tokio's `join!`.
+    /// block_on(async {
+    ///     let (client, task) = Client::<R>::builder(ticket).build();
+    ///     let work = async {
+    ///         while let Some(notification) = client.next().await {
+    ///             println!("{notification:?}");
+    ///         }
+    ///     };
+    ///     zip(task, work).await
+    /// });
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// Outside of the runtime, and if the system has no random bytes to give.
+    pub fn build(self) -> (Client<R>, Task) {
         let clock = Clock::start(self.runtime.clone());
         let (now, unix) = (clock.now(), civil());
         let mut seed = [0; 32];
@@ -95,9 +127,8 @@ impl<R> ClientBuilder<R> {
         let config = Arc::new(self.config);
         let device = Device::new(config, self.ticket, self.resume, Seed::new(seed), now, unix);
         let shared = Arc::new(Shared::new(State::new(device), clock));
-        let driver = Driver::new(shared.clone(), self.runtime.clone(), self.on_resume, now, unix);
-        self.runtime.spawn(Box::pin(driver));
-        Client::new(shared)
+        let driver = Driver::new(shared.clone(), self.runtime, self.on_resume, now, unix);
+        (Client::new(shared), Box::pin(driver))
     }
 }
 

@@ -26,7 +26,9 @@ mod world;
 pub use connection::*;
 pub use crowd::*;
 pub use delivery::*;
-pub use examples::an_example_gets_its_notifications;
+pub use examples::{
+    an_example_gets_its_notifications, an_idle_client_wakes_its_thread_at_its_deadlines_only,
+};
 pub use idle::idle;
 pub use lab::Lab;
 pub use proxy::Proxy;
