@@ -68,6 +68,9 @@ pub(crate) struct ServeArgs {
     /// Address and UDP port; may be given several times [default: port 15096 of all addresses]
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     pub(crate) listen: Vec<SocketAddr>,
+    /// Do not answer STUN clients, who learn their own address from the same port (RFC 8489)
+    #[arg(long)]
+    pub(crate) no_stun: bool,
     #[command(flatten)]
     pub(crate) dir: DirArg,
 }

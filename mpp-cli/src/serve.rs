@@ -26,8 +26,9 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let (keys, new) = Keys::load_or_create(&state.keys())?;
     // Before anything is announced: a signal that comes from now on ends the service in order.
     let mut stop = Stop::new()?;
-    let service = Service::bind(&addresses[..], ServiceConfig::new(keys.secret(), keys.ticket_keys()))
-        .map_err(|e| Failure::new(format_args!("{e}")))?;
+    let mut config = ServiceConfig::new(keys.secret(), keys.ticket_keys());
+    config.stun = !args.no_stun;
+    let service = Service::bind(&addresses[..], config).map_err(|e| Failure::new(format_args!("{e}")))?;
     drop(keys);
     let control = Control::open(&state)?;
     let started = Instant::now();

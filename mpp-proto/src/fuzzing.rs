@@ -12,14 +12,14 @@ mod world;
 
 pub use machines::{authentic_device, authentic_service, device_packet, service_packet};
 pub use operations::operations;
-pub use parsers::{exchange, extensions, message, plaintext, resume, ticket, token};
+pub use parsers::{exchange, extensions, message, plaintext, resume, stun, ticket, token};
 pub use seeds::seeds;
 
 /// What a fuzzer runs.
 pub type Body = fn(&[u8]);
 
 /// Every body by the name of its target in `fuzz/`.
-pub const TARGETS: [(&str, Body); 12] = [
+pub const TARGETS: [(&str, Body); 13] = [
     ("authentic_device", authentic_device),
     ("authentic_service", authentic_service),
     ("device_packet", device_packet),
@@ -30,6 +30,7 @@ pub const TARGETS: [(&str, Body); 12] = [
     ("plaintext", plaintext),
     ("resume", resume),
     ("service_packet", service_packet),
+    ("stun", stun),
     ("ticket", ticket),
     ("token", token),
 ];

@@ -61,6 +61,7 @@ mod rud;
 mod service;
 #[cfg(test)]
 mod spec;
+mod stun;
 mod time;
 mod wakeup;
 mod wheel;

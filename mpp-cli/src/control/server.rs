@@ -197,6 +197,7 @@ fn status(service: &Service, started: Instant) -> Answer {
         ("connects", core.connects),
         ("refused", core.refused),
         ("deferred", core.deferred),
+        ("bindings", core.bindings),
         ("resets", core.resets),
         ("published", core.published),
         ("notified", core.notified),

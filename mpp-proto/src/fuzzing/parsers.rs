@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use super::Input;
 use crate::crypto::sha256;
 use crate::device::Resume;
+use crate::stun::{BindingRequest, BindingResponse};
 use crate::wire::{
     Answer, Connect, ConnectResponse, Direction, Emit, Endpoint, ErrorBody, ExtensionList, Message,
     PacketExtension, Parsed, Reader, Step1, Step1Clear, Ticket, TokenPlain, device_identifiers, emit_answer,
@@ -166,6 +167,20 @@ pub(super) fn spelled(content: &[u8]) -> String {
         text.extend(sixes.map(|six| char::from(ALPHABET[six as usize])));
     }
     text
+}
+
+/// A Binding request: what is answered has the size it says, and is no request itself.
+pub fn stun(data: &[u8]) {
+    // The length is put right, or nothing would get past it.
+    let mut packet = data.to_vec();
+    packet.truncate(20 + packet.len().saturating_sub(20) / 4 * 4);
+    if let (Ok(len), Some(room)) = (u16::try_from(packet.len().saturating_sub(20)), packet.get_mut(2..4)) {
+        room.copy_from_slice(&len.to_be_bytes());
+    }
+    let Ok(request) = BindingRequest::parse(&packet) else { return };
+    let answer = bytes_of(&request.answer(([192, 0, 2, 1], 4000).into()));
+    assert!((32..=BindingResponse::MAX).contains(&answer.len()));
+    assert!(BindingRequest::parse(&answer).is_err(), "an answer is answered");
 }
 
 /// What is sealed in a token.

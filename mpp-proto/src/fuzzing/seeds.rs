@@ -152,7 +152,16 @@ fn packets(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let short = complete.get(..120).unwrap_or_default().to_vec();
     seeds.push(("exchange", "complete", short.clone()));
     seeds.push(("service_packet", "step1", step1.clone()));
-    seeds.push(("service_packet", "stun", b"\0\x01\0\0\x21\x12\xa4\x42twelve bytes".to_vec()));
+    let binding = b"\0\x01\0\0\x21\x12\xa4\x42twelve bytes";
+    seeds.push(("service_packet", "stun", binding.to_vec()));
+    seeds.push(("stun", "plain", binding.to_vec()));
+    // An unknown attribute, one to be ignored, and a checksum that is right.
+    let mut full = [&binding[..], b"\0\x24\0\x04\0\0\0\x01\0\x06\0\x01x\0\0\0"].concat();
+    full[3] = 24;
+    let sum = crate::stun::fingerprint(&full);
+    full.extend_from_slice(b"\x80\x28\0\x04");
+    full.extend_from_slice(&sum.to_be_bytes());
+    seeds.push(("stun", "full", full));
     seeds.push(("device_packet", "complete", [&[1], &short[..]].concat()));
     let answers = [
         ("defer", AnswerKind::Defer { challenge: [0xc1; 16] }),

@@ -73,6 +73,12 @@ pub struct ServiceConfig {
     /// Packets to all devices together; answers go ahead of notifications. Default: 250,000 per second
     /// (2.4 Gbit/s of the largest), 25,000 at once. Tens of thousands more wait in the socket's buffer only to be lost.
     pub output: Rate,
+    /// Answer Binding requests of STUN (RFC 8489), so that any STUN client learns its own address here. Default: true.
+    pub stun: bool,
+    /// Answers to Binding requests: to each IPv4 address and to each /56 of IPv6. Default: 10 per second, 10 at once.
+    pub stun_per_prefix: Rate,
+    /// Answers to Binding requests of all sources together. Default: 1,000 per second, 1,000 at once.
+    pub stun_total: Rate,
     /// Answer a device's X25519 share with one. Default: true.
     pub forward_secrecy: bool,
     /// Events with payload that wait in one channel. Default: 32.
@@ -105,6 +111,9 @@ impl ServiceConfig {
             hints: Rate::new(1000, 1000),
             requests: Rate::new(10, 60),
             output: Rate::new(250_000, 25_000),
+            stun: true,
+            stun_per_prefix: Rate::new(10, 10),
+            stun_total: Rate::new(1000, 1000),
             forward_secrecy: true,
             ring_events: 32,
             ring_bytes: 64 * 1024,
@@ -126,7 +135,9 @@ impl ServiceConfig {
         one.accounts = part(one.accounts);
         one.ring_bytes_total = one.ring_bytes_total.div_ceil(shards as usize);
         one.connects_per_second = part(one.connects_per_second);
-        for rate in [&mut one.hints_per_prefix, &mut one.hints, &mut one.output] {
+        let strangers =
+            [&mut one.hints_per_prefix, &mut one.hints, &mut one.stun_per_prefix, &mut one.stun_total];
+        for rate in strangers.into_iter().chain([&mut one.output]) {
             *rate = Rate::new(part(rate.per_second), part(rate.burst));
         }
         if let DeferPolicy::Above { half_open } = &mut one.defer {

@@ -420,9 +420,7 @@ impl Service {
     /// An Error in clear: no more than a hint to the device. Anybody can ask for it from any source, so there are not
     /// many.
     fn hint(&mut self, now: Instant, path: Path, handshake: &[u8; 8], code: Code, retry_after: Duration) {
-        if !self.hints_by_prefix.take(now, self.config.hints_per_prefix, path.remote.ip())
-            || !self.hints.take(now, 0)
-        {
+        if !self.hints.take(now, path.remote.ip()) {
             self.stats.hints_withheld += 1;
             return;
         }

@@ -208,6 +208,25 @@ impl Prefixes {
     }
 }
 
+/// What is said to those who prove nothing: to each source, and to all of them.
+#[derive(Debug)]
+pub(super) struct Strangers {
+    per_prefix: Rate,
+    by_prefix: Prefixes,
+    all: Bucket,
+}
+
+impl Strangers {
+    pub(super) fn new(per_prefix: Rate, all: Rate, hasher: Seeded, now: Instant) -> Self {
+        Self { per_prefix, by_prefix: Prefixes::new(hasher), all: Bucket::new(all, now) }
+    }
+
+    /// Takes a token of this source and one of all.
+    pub(super) fn take(&mut self, now: Instant, source: IpAddr) -> bool {
+        self.by_prefix.take(now, self.per_prefix, source) && self.all.take(now, 0)
+    }
+}
+
 const _: () = assert!(size_of::<Small>() == 4);
 const _: () = assert!(PREFIXES * size_of::<Small>() == 256 * 1024);
 

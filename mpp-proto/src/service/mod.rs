@@ -2,6 +2,7 @@
 
 mod accounts;
 mod admission;
+mod binding;
 mod config;
 mod event;
 mod exchange;
@@ -37,7 +38,7 @@ pub use stats::ServiceStats;
 
 use accounts::Accounts;
 use admission::Admission;
-use limits::{Bucket, Pace, Prefixes};
+use limits::{Pace, Strangers};
 use notify::Sending;
 use outbox::Outbox;
 use paths::Validations;
@@ -55,7 +56,7 @@ use crate::random::{Rng, Seed};
 use crate::time::{Calendar, Instant, UnixTime};
 use crate::wakeup::{TimerKind, Wakeup};
 use crate::wheel::{Wheel, instant_of, tick_floor};
-use crate::wire::{Code, Kind, classify_service};
+use crate::wire::{Code, Kind, classify_service, is_binding_head};
 
 /// Whether a bounded piece of work is done.
 #[must_use]
@@ -105,8 +106,8 @@ pub struct Service {
     revocations: Revocations,
     half_open: u32,
     /// Answers in clear to packets that prove nothing: by source, and all.
-    hints_by_prefix: Prefixes,
-    hints: Bucket,
+    hints: Strangers,
+    bindings: Strangers,
     admission: Admission,
     /// Everything that is sent.
     pace: Pace,
@@ -153,8 +154,8 @@ impl Service {
             positions: VecDeque::new(),
             revocations: Revocations::default(),
             half_open: 0,
-            hints_by_prefix: Prefixes::new(accounts.hasher()),
-            hints: Bucket::new(config.hints, now),
+            hints: Strangers::new(config.hints_per_prefix, config.hints, accounts.hasher(), now),
+            bindings: Strangers::new(config.stun_per_prefix, config.stun_total, accounts.hasher(), now),
             admission: Admission::new(&config, now, accounts.hasher()),
             accounts,
             pace: Pace::new(config.output, now),
@@ -171,6 +172,7 @@ impl Service {
     pub fn recognizes(&self, first_bytes: &[u8]) -> bool {
         match first_bytes.first_chunk::<16>() {
             Some([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) => true,
+            Some(head) if is_binding_head(head) => self.config.stun,
             Some(identifier) => self.identifiers.open(identifier).is_some(),
             None => false,
         }
@@ -192,7 +194,8 @@ impl Service {
             let disposition = match classify_service(datagram.payload) {
                 Kind::Step1 => self.handle_step1(now, datagram),
                 Kind::Data => self.handle_data(now, datagram),
-                Kind::Stun | Kind::None => Disposition::NotForUs,
+                Kind::Stun => self.handle_binding(now, &datagram),
+                Kind::None => Disposition::NotForUs,
             };
             match disposition {
                 Disposition::Dropped(reason) => self.stats.dropped[reason as usize] += 1,

@@ -73,6 +73,8 @@ pub struct ServiceStats {
     pub suggested: u64,
     /// Times a device was followed to another path.
     pub migrations: u64,
+    /// Binding requests of STUN clients answered.
+    pub bindings: u64,
     /// Stateless resets sent.
     pub resets: u64,
     /// Answers 409 that were due and not sent, since the device got one within the second before.

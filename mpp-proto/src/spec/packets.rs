@@ -10,6 +10,7 @@ use super::bytes::{Page, aes_block, gcm, hex, sha256};
 use super::exchange::{DEVICE, EPOCH, Exchange, NOW, OWN, bytes_of, stores};
 use crate::crypto::{PacketKeys, seal_packet};
 use crate::ids::{RequestId, Serial, StoreId, StoreSet};
+use crate::stun::{BindingRequest, fingerprint};
 use crate::wire::{
     AEAD_TAG, Ack, Acknowledge, Close, Code, Direction, Emit, EndpointRequest, EndpointResponse, EventRef,
     Failure, HEADER, Header, Heartbeat, Message, Notify, PacketExtension, Post, Posted, Status, Subscribe,
@@ -81,6 +82,7 @@ pub(super) fn write(page: &mut Page, exchange: &Exchange) {
     long_notify(page, exchange);
     others(page);
     farewell(page, exchange);
+    binding(page);
 }
 
 fn heartbeat(page: &mut Page, exchange: &Exchange) {
@@ -232,4 +234,21 @@ fn farewell(page: &mut Page, exchange: &Exchange) {
     page.text("Later the service does not know the connection any more. It answers a packet under its first identifier with");
     let token = exchange.identifiers[16..32].try_into().unwrap();
     page.values(&[("reset", &reset_packet(&[0xc5; 24], &token))]);
+}
+
+fn binding(page: &mut Page) {
+    page.heading("20.11 STUN");
+    page.text("A Binding request, and the answer to whoever sent it from 192.0.2.1, port 32853.");
+    let request = *b"\0\x01\0\0\x21\x12\xa4\x42twelve bytes";
+    let source = "192.0.2.1:32853".parse().unwrap();
+    let parsed = BindingRequest::parse(&request).unwrap();
+    page.values(&[("request", &request), ("response", &bytes_of(&parsed.answer(source)))]);
+    page.text("One with the attribute 0x0024, which has to be understood, and a FINGERPRINT: 420.");
+    let mut request = [&request[..], &[0, 0x24, 0, 4, 0, 0, 0, 1]].concat();
+    request[3] = 16;
+    let sum = fingerprint(&request);
+    request.extend_from_slice(&[0x80, 0x28, 0, 4]);
+    request.extend_from_slice(&sum.to_be_bytes());
+    let parsed = BindingRequest::parse(&request).unwrap();
+    page.values(&[("request", &request), ("response", &bytes_of(&parsed.answer(source)))]);
 }

@@ -3,7 +3,7 @@
 use super::{MIN_DATA_TO_SERVICE, RESET_SIZE, RESET_TOKEN};
 
 /// The magic cookie of RFC 8489, section 5.
-const STUN_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+pub(crate) const STUN_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 
 /// What a packet that came to a service may be. That it is, only its authentication shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +31,16 @@ pub(crate) fn classify_service(packet: &[u8]) -> Kind {
 
 /// Whether a packet has the form of a Binding request of RFC 8489.
 pub(crate) fn is_binding_request(packet: &[u8]) -> bool {
-    let Some((&[0, 1, l0, l1, c0, c1, c2, c3, ..], attributes)) = packet.split_first_chunk::<20>() else {
+    let Some((head @ &[_, _, l0, l1, ..], attributes)) = packet.split_first_chunk::<20>() else {
         return false;
     };
     let len = usize::from(u16::from_be_bytes([l0, l1]));
-    [c0, c1, c2, c3] == STUN_COOKIE && len == attributes.len() && len.is_multiple_of(4)
+    head.first_chunk().is_some_and(is_binding_head) && len == attributes.len() && len.is_multiple_of(4)
+}
+
+/// Whether a packet that begins so can be one.
+pub(crate) fn is_binding_head(head: &[u8; 16]) -> bool {
+    matches!(*head, [0, 1, _, _, c0, c1, c2, c3, ..] if [c0, c1, c2, c3] == STUN_COOKIE)
 }
 
 /// Whether a packet that begins with this freshly drawn identifier (or handshake identifier) could be taken for a

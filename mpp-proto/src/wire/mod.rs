@@ -41,7 +41,10 @@ pub use code::Code;
 pub use endpoint::{Endpoint, EndpointError};
 pub use ticket::{Ticket, TicketError};
 
-pub(crate) use classify::{Kind, classify_service, is_ambiguous_identifier, reset_packet, reset_token};
+pub(crate) use classify::{
+    Kind, STUN_COOKIE, classify_service, is_ambiguous_identifier, is_binding_head, is_binding_request,
+    reset_packet, reset_token,
+};
 pub(crate) use exchange::{
     Answer, AnswerKind, Step1, Step1Clear, Step1Error, emit_answer, read_sealed, write_sealed,
 };
