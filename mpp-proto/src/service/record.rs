@@ -64,7 +64,7 @@ pub(super) struct Hot {
     ip: [u8; 16],
     port: u16,
     link: LinkId,
-    /// Index of the local address in the service's table.
+    /// Index of the local address and the scope in the service's table.
     local: u16,
     pub(super) generation: u16,
     pub(super) flags: u8,
@@ -274,12 +274,9 @@ impl Table {
     }
 
     pub(super) fn set_path(&mut self, slot: u32, path: &Path) {
-        let local = self.locals.index(path.local);
+        let local = self.locals.index(Local::of(path));
         let hot = &mut self.hot[slot];
-        hot.ip = match path.remote.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-            IpAddr::V6(ip) => ip.octets(),
-        };
+        hot.ip = ip_bytes(path.remote.ip());
         hot.port = path.remote.port();
         hot.link = path.link;
         hot.local = local;
@@ -288,12 +285,20 @@ impl Table {
     /// Whether this is the connection's path.
     pub(super) fn is_path(&self, slot: u32, path: &Path) -> bool {
         let hot = &self.hot[slot];
-        path.link == hot.link && path.remote == hot.remote() && path.local == self.locals.get(hot.local)
+        path.link == hot.link
+            && path.remote.port() == hot.port
+            && ip_bytes(path.remote.ip()) == hot.ip
+            && Local::of(path) == self.locals.get(hot.local)
     }
 
     pub(super) fn path(&self, slot: u32) -> Path {
         let hot = &self.hot[slot];
-        Path { link: hot.link, remote: hot.remote(), local: self.locals.get(hot.local) }
+        let Local { ip, scope } = self.locals.get(hot.local);
+        let mut remote = hot.remote();
+        if let SocketAddr::V6(remote) = &mut remote {
+            remote.set_scope_id(scope);
+        }
+        Path { link: hot.link, remote, local: ip }
     }
 
     pub(super) fn set_keys(&mut self, slot: u32, keys: &ConnectionKeys) {
@@ -337,6 +342,14 @@ impl Drop for Table {
 /// By so many ticks a record may have been heard after `now`, which the caller let slip back.
 const SLIP: u32 = 60_000;
 
+/// Sixteen bytes for either family.
+const fn ip_bytes(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
 /// The list of those with something to send runs through [`Hot::ready`].
 impl Links for Chunks<Hot> {
     fn link(&mut self, index: u32) -> &mut Link {
@@ -351,16 +364,38 @@ impl Links for Chunks<Owner> {
     }
 }
 
-/// The local addresses that devices use, a few per machine, so that a record holds two bytes of them.
-#[derive(Debug, Default)]
-struct Locals(alloc::vec::Vec<IpAddr>);
+/// What else there is to a path, beside the device's address: of this machine, so there are few of them, and a record
+/// holds two bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Local {
+    /// The address of this machine that the device uses.
+    ip: Option<IpAddr>,
+    /// The interface to which a link-local address of the device belongs.
+    scope: u32,
+}
 
-/// Local addresses that are told apart; to devices that use more of them answers leave from where the system chooses.
+impl Local {
+    fn of(path: &Path) -> Self {
+        let scope = match path.remote {
+            SocketAddr::V6(remote) => remote.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        Self { ip: path.local, scope }
+    }
+}
+
+/// The [`Local`]s that devices use.
+#[derive(Debug, Default)]
+struct Locals(alloc::vec::Vec<Local>);
+
+/// As many are told apart; to devices that use more of them answers leave from where the system chooses.
 const MAX_LOCALS: usize = 1024;
 
 impl Locals {
-    fn index(&mut self, local: Option<IpAddr>) -> u16 {
-        let Some(local) = local else { return 0 };
+    fn index(&mut self, local: Local) -> u16 {
+        if local == Local::default() {
+            return 0;
+        }
         let at = match self.0.iter().position(|a| *a == local) {
             Some(at) => at,
             None if self.0.len() < MAX_LOCALS => {
@@ -372,8 +407,9 @@ impl Locals {
         u16::try_from(at + 1).unwrap_or(0)
     }
 
-    fn get(&self, index: u16) -> Option<IpAddr> {
-        self.0.get(usize::from(index.checked_sub(1)?)).copied()
+    fn get(&self, index: u16) -> Local {
+        let at = usize::from(index).checked_sub(1);
+        at.and_then(|at| self.0.get(at)).copied().unwrap_or_default()
     }
 }
 
@@ -411,6 +447,21 @@ mod tests {
             };
             table.set_path(slot, &path);
             assert_eq!(table.path(slot), path);
+            assert!(table.is_path(slot, &path));
         }
+    }
+
+    #[test]
+    fn a_link_local_device_keeps_its_interface() {
+        let mut table = Table::new(4, 0);
+        let slot = table.acquire().unwrap();
+        let path = |scope| {
+            let remote = core::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 5, 0, scope);
+            Path { link: LinkId(0), remote: remote.into(), local: Some("fe80::2".parse().unwrap()) }
+        };
+        table.set_path(slot, &path(3));
+        assert!(table.is_path(slot, &path(3)));
+        assert_eq!(table.path(slot), path(3), "answers leave over the same interface");
+        assert!(!table.is_path(slot, &path(4)), "the same address over there is somebody else");
     }
 }

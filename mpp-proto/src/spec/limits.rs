@@ -219,15 +219,16 @@ fn a_crowd_is_given_turns() {
     let mut knocks = 0;
     while turns.iter().any(Option::is_some) {
         world.run(ms(10));
-        for i in 0..crowd {
-            if turns[i].is_some_and(|at| at <= world.now) {
-                knocks += 1;
-                turns[i] = match knock(&mut world, &ticket_of(i as u16), 1, None) {
-                    Got::Complete { .. } => None,
-                    Got::Refused { retry_after, .. } => Some(world.now + retry_after),
-                    other => panic!("{other:?}"),
-                };
+        for (i, turn) in turns.iter_mut().enumerate() {
+            if turn.is_none_or(|at| at > world.now) {
+                continue;
             }
+            knocks += 1;
+            *turn = match knock(&mut world, &ticket_of(i as u16), 1, None) {
+                Got::Complete { .. } => None,
+                Got::Refused { retry_after, .. } => Some(world.now + retry_after),
+                other => panic!("{other:?}"),
+            };
         }
     }
     assert!(world.now.since(start) < queue + secs(5), "{:?}", world.now.since(start));

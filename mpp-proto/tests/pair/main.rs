@@ -1,6 +1,7 @@
 //! A device and a service on a virtual clock, readable as scenarios.
 
 mod admission;
+mod crowd;
 mod delivery;
 mod extremes;
 mod harness;
