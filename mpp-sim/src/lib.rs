@@ -8,7 +8,10 @@
 //! | module or type | what it is |
 //! |---|---|
 //! | [`World`] | machines, network and clock together; commands, time, logs |
-//! | [`Conditions`], [`Network`] | what happens to packets; capture, observers (attackers, middleboxes), injection |
+//! | [`Conditions`], [`Network`] | what happens to packets; capture, observers, injection |
+//! | [`nat`] | NAT boxes in the terms of RFC 4787: mapping, filtering, lifetimes, ports, reboot; one behind another |
+//! | [`attacker`] | somebody on the path without keys: copies and races, delays, replays, forges, spoofs, spoils |
+//! | [`Restart`], [`Backup`], clocks | services and devices that come back with or without what they knew |
 //! | [`model`] | the judge of delivery; shares no code with the protocol |
 //! | [`history`] | random histories as data, which shrink when they fail |
 //! | [`Rng`], [`Trace`] | chance that repeats; a fingerprint by which two runs are compared |
@@ -44,7 +47,40 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Behind a NAT box
+//! ```
+//! use std::time::Duration;
+//!
+//! use mpp_proto::{DeviceConfig, StoreId};
+//! use mpp_sim::{NatConfig, Post, World};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut world = World::new(42);
+//! let service = world.add_service(world.service_config());
+//! let home = world.service_addresses(service)[0];
+//!
+//! // A router at home, behind that of a provider, which forgets whoever is silent for 20 s and gives him another port.
+//! let provider = world.add_nat(NatConfig::forgetful(Duration::from_secs(20)));
+//! let router = world.add_nat_behind(NatConfig::linux(), provider);
+//! let ticket = world.ticket(&[service], "alice@example.com", 1);
+//! let phone = world.add_device(ticket, DeviceConfig::default());
+//! world.put_behind(phone, router);
+//! assert!(world.run_until(Duration::from_secs(60), |w| w.is_connected(phone)));
+//!
+//! // Nobody reaches the phone now, and it does not know. Its next heartbeat is due within 25 s.
+//! world.run_for(Duration::from_secs(21));
+//! assert_eq!(world.seen_from(phone, home), None);
+//! world.publish(service, "alice@example.com", &Post::new(StoreId::INBOUND, "are you there?"))?;
+//! let heard = world.run_until(Duration::from_secs(5), |w| w.payloads(phone).next().is_some());
+//! assert!(heard);
+//! assert_eq!(world.service(service).stats().migrations, 1);
+//! assert!(world.nat_stats(provider).unmapped > 0, "it went to the forgotten port first");
+//! # Ok(())
+//! # }
+//! ```
 
+pub mod attacker;
 pub mod history;
 pub mod model;
 pub mod nat;
@@ -55,6 +91,7 @@ mod seeds;
 mod trace;
 mod world;
 
+pub use attacker::{Act, Attacker, Tactic};
 pub use nat::{Nat, NatConfig};
 pub use network::{
     Captured, Conditions, Fate, Loss, Network, NetworkStats, Observer, Packet, RouteId, Verdict,
@@ -63,4 +100,4 @@ pub use post::Post;
 pub use rng::Rng;
 pub use seeds::each_seed;
 pub use trace::Trace;
-pub use world::{App, DeviceHandle, Drive, Entry, NatHandle, Record, Restart, ServiceHandle, World};
+pub use world::{App, Backup, DeviceHandle, Drive, Entry, NatHandle, Record, Restart, ServiceHandle, World};

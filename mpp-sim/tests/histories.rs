@@ -1,5 +1,6 @@
 //! Random histories before the judge.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::{env, fs};
@@ -58,10 +59,14 @@ fn a_failing_history_shrinks_and_plays_again_from_its_text() {
 fn random_histories_are_allowed() {
     let mut all = Tally::default();
     let (mut histories, mut time) = (0, Duration::ZERO);
+    let mut counts = BTreeMap::new();
     each_seed(HISTORIES, |seed| {
         let played = History::random(seed).must_hold();
         all += played.judge();
         time += played.device_time;
+        for (name, count) in &played.counts {
+            *counts.entry(*name).or_insert(0) += count;
+        }
         histories += 1;
     });
     let hours = time.as_secs() / 3600;
@@ -73,6 +78,8 @@ fn random_histories_are_allowed() {
             all;
         let all = [delivered, changed, superseded, expired, filtered, fleeting, covered, unknown, gaps];
         assert!(all.iter().all(|n| *n > 100), "{all:?}");
+        let rare = ["attack", "box", "device-clock", "move", "reboot", "restart", "rebind", "forget"];
+        assert!(rare.iter().all(|name| counts.get(name) > Some(&50)), "{counts:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Packets from somebody who has no keys: spoiled, invented and repeated ones.
+//! Packets from somebody who has no keys: spoiled and invented ones. Repeated ones: replay.rs.
 
 mod common;
 
@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use common::{ALICE, connect, ms, pair, quick, secs, store, world};
+use common::{ALICE, connect, pair, quick, secs, store, world};
 use mpp_proto::{DeviceEvent, Disposition, Instant, StoreSet};
+use mpp_sim::attacker::flipped;
 use mpp_sim::{
-    Captured, Conditions, DeviceHandle, Entry, Observer, Packet, Post, Record, Restart, Rng, ServiceHandle,
-    Trace, Verdict, World,
+    Captured, Conditions, DeviceHandle, Entry, Observer, Packet, Post, Record, Rng, ServiceHandle, Trace,
+    Verdict, World,
 };
 
 const SERVICE_PORT: u16 = 15096;
@@ -45,11 +46,7 @@ impl Observer for Spoiler {
 }
 
 fn flips(payload: &[u8], emit: &mut dyn FnMut(Vec<u8>)) {
-    for bit in 0..payload.len() * 8 {
-        let mut copy = payload.to_vec();
-        copy[bit / 8] ^= 1 << (bit % 8);
-        emit(copy);
-    }
+    (0..payload.len() * 8).for_each(|bit| emit(flipped(payload, bit)));
 }
 
 fn cuts(payload: &[u8], emit: &mut dyn FnMut(Vec<u8>)) {
@@ -207,71 +204,6 @@ fn still_works(world: &mut World, service: ServiceHandle, device: DeviceHandle) 
     world.run_for(secs(120));
     assert_eq!(world.payloads(device).count(), before + 1, "{:#?}", world.log(device));
     world.check();
-}
-
-/// Puts every captured packet before its receiver again, from where it came and from elsewhere.
-fn replay(world: &mut World, captured: &[Captured], device: DeviceHandle, service: ServiceHandle) {
-    let connected = world.is_connected(device);
-    let seen = (world.log(device).len(), world.service_log(service).len());
-    let stranger = SocketAddr::from(([203, 0, 113, 9], 4444));
-    for Captured { packet, .. } in captured {
-        for from in [packet.from, stranger] {
-            let _ = world.strike(Packet { from, ..packet.clone() });
-            world.run_for(ms(1));
-        }
-    }
-    world.run_for(ms(500));
-    // Time passed, but less than anything takes that the devices do by themselves: nothing may have happened.
-    let after = (world.log(device).len(), world.service_log(service).len());
-    assert_eq!(after, seen, "{:#?}", &world.log(device)[seen.0..]);
-    assert_eq!(world.is_connected(device), connected);
-}
-
-#[test]
-fn replays_at_any_later_time_deliver_nothing() {
-    let (mut world, service, device) = captured_pair(23);
-    let captured = world.network().take_captured();
-    assert!(captured.len() > 15, "{}", captured.len());
-    for later in [0, 1, 7, 60, 600, 3600] {
-        world.run_for(secs(later));
-        connect(&mut world, device);
-        replay(&mut world, &captured, device, service);
-        still_works(&mut world, service, device);
-    }
-}
-
-#[test]
-fn replays_into_a_later_connection_deliver_nothing_and_displace_nobody() {
-    let (mut world, service, device) = captured_pair(24);
-    let captured = world.network().take_captured();
-    world.kill(device);
-    world.run_for(secs(3));
-    world.restore(device);
-    connect(&mut world, device);
-    world.run_for(secs(3));
-    replay(&mut world, &captured, device, service);
-    still_works(&mut world, service, device);
-}
-
-#[test]
-fn replays_into_a_restarted_service_deliver_nothing() {
-    for keep in [Restart { secret: true, heads: true }, Restart { secret: false, heads: false }] {
-        let (mut world, service, device) = captured_pair(25);
-        let captured = world.network().take_captured();
-        world.restart_service(service, keep);
-        // Until its next heartbeat the device does not know; afterwards it has a new connection.
-        for _ in 0..2 {
-            let seen = world.payloads(device).count();
-            for Captured { packet, .. } in &captured {
-                let _ = world.strike(packet.clone());
-                world.run_for(ms(1));
-            }
-            assert_eq!(world.payloads(device).count(), seen);
-            world.run_for(secs(200));
-            connect(&mut world, device);
-        }
-        still_works(&mut world, service, device);
-    }
 }
 
 #[test]

@@ -117,27 +117,35 @@ impl Flight {
 
     /// Everything in flight went to the wrong place: it is to be sent again. That says nothing about congestion.
     pub(crate) fn lose_all(&mut self) {
-        let spent = (0u8..)
-            .zip(&self.transmissions)
-            .filter(|(_, t)| **t >= MAX_TRANSMISSIONS)
-            .fold(0, |set, (i, _)| set | bit(i));
-        self.pending |= self.sent() & !self.acknowledged & !spent;
+        self.pending |= self.sent() & !self.acknowledged & !self.spent();
     }
 
-    /// The other side is heard again, after silence since `silent_since`, and has said nothing of what was sent to it
-    /// meanwhile: that went nowhere, and can be sent again now instead of after the long timeouts of an idle path.
-    /// False if there is no reason to think so.
-    pub(crate) fn reached_again(&mut self, now: Instant, silent_since: Instant) -> bool {
-        let into_silence = self.is_started()
-            && !self.has_arrived_in_part()
-            && self.last_sent.since(silent_since) >= super::rtt::SLEEPY_AFTER;
-        if self.timeouts == 0 && !into_silence {
-            return false;
+    /// Packets that were sent as often as they may be.
+    fn spent(&self) -> u16 {
+        (0u8..)
+            .zip(&self.transmissions)
+            .filter(|(_, t)| **t >= MAX_TRANSMISSIONS)
+            .fold(0, |set, (i, _)| set | bit(i))
+    }
+
+    /// The other side is heard again, after silence since `silent_since`, and has acknowledged nothing new. If what was
+    /// sent to it meanwhile has timed out, or went into that silence, it went nowhere: it can be sent again now instead of
+    /// after the long timeouts of an idle path. Not if there was no silence: whoever talks all the time and
+    /// acknowledges nothing does not make the sender hurry.
+    pub(crate) fn reached_again(&mut self, now: Instant, silent_since: Instant) -> Outcome {
+        let into_silence =
+            !self.has_arrived_in_part() && self.last_sent.since(silent_since) >= super::rtt::SLEEPY_AFTER;
+        if !self.is_started()
+            || now.since(silent_since) < super::rtt::SLEEPY_AFTER
+            || self.timeouts == 0 && !into_silence
+        {
+            return Outcome::Nothing;
         }
         self.timeouts = 0;
         self.progress_at = now;
+        let spent = self.spent() & !self.acknowledged;
         self.lose_all();
-        true
+        if spent == 0 { Outcome::Progress } else { Outcome::Exhausted }
     }
 
     /// Goes on counting timeouts where a datagram that this one replaces left off.
@@ -254,10 +262,7 @@ impl Flight {
             self.halved = true;
             window.shrink();
         }
-        let spent = (0u8..)
-            .zip(&self.transmissions)
-            .any(|(i, t)| self.pending & bit(i) != 0 && *t >= MAX_TRANSMISSIONS);
-        if spent { Outcome::Exhausted } else { Outcome::Progress }
+        if self.pending & self.spent() == 0 { Outcome::Progress } else { Outcome::Exhausted }
     }
 
     /// When something is due: the end of a pause, or the timeout of what is in flight.
@@ -339,6 +344,45 @@ mod tests {
         assert_eq!(send_all(&mut f, at(50), w), [(2, 1)]);
         assert_eq!(rtt.smoothed(), Some(Duration::from_millis(49)));
         assert_eq!(f.on_acknowledgement(at(90), 0b1111_1111, &mut rtt, &mut w), Outcome::Complete);
+    }
+
+    // SPEC: R-reached-again
+    #[test]
+    fn contact_after_silence_starts_again_and_talk_does_not() {
+        let mut rtt = Rtt::default();
+        rtt.sample(Duration::from_millis(40));
+        let mut window = Window::default();
+        let mut flight = Flight::new(1, 2);
+        send_all(&mut flight, at(10_000), window);
+        // Heard 3 s before it was sent: a second for a radio to wake up; then heard again before that is over.
+        assert_eq!(flight.reached_again(at(10_500), at(7000)), Outcome::Progress);
+        assert_eq!(send_all(&mut flight, at(10_500), window), [(0, 1), (1, 1)]);
+        // It went out a moment after that, so the next packet a moment later says nothing, nor does one after a timeout.
+        assert_eq!(flight.reached_again(at(10_510), at(10_500)), Outcome::Nothing);
+        assert_eq!(flight.on_timeout(at(10_700), &rtt, &mut window, at(10_500)), Outcome::Progress);
+        assert_eq!(flight.reached_again(at(10_710), at(10_510)), Outcome::Nothing);
+        // After two seconds it does, unless part of it has arrived and nothing has timed out since.
+        assert_eq!(flight.reached_again(at(12_510), at(10_510)), Outcome::Progress);
+        send_all(&mut flight, at(12_510), window);
+        assert_eq!(flight.on_acknowledgement(at(12_550), 1, &mut rtt, &mut window), Outcome::Progress);
+        assert_eq!(flight.reached_again(at(20_000), at(12_550)), Outcome::Nothing);
+        assert_eq!(flight.on_timeout(at(20_000), &rtt, &mut window, at(12_550)), Outcome::Progress);
+        assert_eq!(flight.reached_again(at(20_000), at(12_550)), Outcome::Progress);
+    }
+
+    #[test]
+    fn contact_does_not_send_a_packet_a_ninth_time() {
+        let (rtt, mut window) = (Rtt::default(), Window::default());
+        let mut flight = Flight::new(1, 1);
+        let mut now = at(0);
+        for _ in 0..7 {
+            send_all(&mut flight, now, window);
+            now = flight.deadline(&rtt, window, T0).unwrap();
+            flight.progress_at = now;
+            assert_eq!(flight.on_timeout(now, &rtt, &mut window, T0), Outcome::Progress);
+        }
+        send_all(&mut flight, now, window);
+        assert_eq!(flight.reached_again(now, T0), Outcome::Exhausted);
     }
 
     // SPEC: R-silence

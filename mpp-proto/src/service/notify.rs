@@ -73,8 +73,12 @@ impl Service {
     pub(super) fn reached(&mut self, now: Instant, slot: u32, silent_since: Instant) {
         let sending = self.table.hot[slot].sending;
         let Some(sending) = self.sendings.get_mut(sending) else { return self.check_owed(slot) };
-        if sending.flight.reached_again(now, silent_since) {
-            self.ready.push_back(&mut self.table.hot, slot);
+        match sending.flight.reached_again(now, silent_since) {
+            Outcome::Nothing | Outcome::Complete | Outcome::GivenUp => {}
+            Outcome::Progress => {
+                self.ready.push_back(&mut self.table.hot, slot);
+            }
+            Outcome::Exhausted => self.replace(slot),
         }
     }
 

@@ -127,8 +127,9 @@ impl Service {
                 known.came = known.came.saturating_add(bytes);
                 return;
             }
-            // One at a time: whoever copies packets to many places gets one challenge a second for it.
-            if known.state != Verdict::Barred && now.since(known.started) < TURN {
+            // One at a time, also when it has been decided: whoever copies packets to many places gets one challenge a
+            // second for all of them.
+            if now.since(known.started) < TURN {
                 return;
             }
             self.end_validation(at);

@@ -225,7 +225,11 @@ fn a_busy_application_slows_the_service_down_and_loses_nothing() {
 
 #[test]
 fn a_device_that_was_silent_is_told_once_it_is_heard() {
-    let mut pair = connected();
+    // Longer than the service goes on by itself.
+    let mut config = DeviceConfig::default();
+    config.interval = Duration::from_secs(60);
+    let mut pair = Pair::with_device(config);
+    pair.run(Duration::from_secs(1));
     // Heartbeats and their answers pass, notifications do not.
     pair.deaf_above = 300;
     pair.publish(inbound(&"x".repeat(500)));
@@ -233,7 +237,7 @@ fn a_device_that_was_silent_is_told_once_it_is_heard() {
     assert_eq!(pair.device.stats().connects, 1);
     assert!(pair.service.stats().given_up > 0);
     pair.deaf_above = usize::MAX;
-    pair.run(Duration::from_secs(30));
+    pair.run(Duration::from_secs(61));
     assert_eq!(taken(&mut pair).len(), 1);
     pair.publish(inbound("and then at once, as before"));
     pair.run(Duration::from_millis(100));

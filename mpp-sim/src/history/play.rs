@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mpp_proto::{Acknowledgement, CollapseKey, DeviceConfig, MAX_PAYLOAD, StoreId, StoreSet, Urgency};
+use mpp_proto::{
+    Acknowledgement, CollapseKey, DeviceConfig, MAX_PAYLOAD, StoreId, StoreSet, UnixTime, Urgency,
+};
 
 use super::Operation;
+use crate::attacker::{Act, Tactic};
 use crate::model::Tally;
+use crate::nat::{Dependence, Lifetime, NatConfig, Ports};
 use crate::network::{Conditions, Loss};
 use crate::post::Post;
 use crate::rng::Rng;
-use crate::world::{App, DeviceHandle, Restart, ServiceHandle, World};
+use crate::world::{App, DeviceHandle, NatHandle, Restart, ServiceHandle, World};
 
 const ACCOUNTS: [&str; 2] = ["alice@example.com", "bob@example.com"];
 const STORES: [u8; 4] = [2, 11, 32, 127];
@@ -30,6 +34,7 @@ pub struct Played {
     pub device_time: Duration,
     /// Operations that did something, by name.
     pub counts: BTreeMap<&'static str, u64>,
+    nats: Vec<NatHandle>,
     payloads: Rng,
 }
 
@@ -45,7 +50,15 @@ impl Played {
         let service = world.add_service(config);
         let payloads = Rng::new(seed).fork(0xBEEF);
         let counts = BTreeMap::new();
-        Self { world, service, devices: Vec::new(), device_time: Duration::ZERO, counts, payloads }
+        Self {
+            world,
+            service,
+            devices: Vec::new(),
+            device_time: Duration::ZERO,
+            counts,
+            nats: Vec::new(),
+            payloads,
+        }
     }
 
     /// One operation happens.
@@ -147,6 +160,45 @@ impl Played {
             }
             Operation::Rebind { device } => self.world.rebind(self.device(device)?),
             Operation::Readdress { device } => self.world.readdress(self.device(device)?),
+            Operation::Box { mapping, filtering, ports, lifetime, settled, refresh, outer } => {
+                let config = nat(mapping, filtering, ports, lifetime, settled, refresh);
+                let nat = match self.nat(outer) {
+                    Some(outer) => self.world.add_nat_behind(config, outer),
+                    None => self.world.add_nat(config),
+                };
+                self.nats.push(nat);
+            }
+            Operation::Move { device, to, told } => {
+                let device = self.device(device)?;
+                match self.nat(to) {
+                    Some(nat) => self.world.put_behind(device, nat),
+                    None => self.world.put_outside(device),
+                }
+                if told != 0 && alive(self, device) {
+                    self.world.with_device(device, |d, now| d.handle_network_change(now));
+                }
+            }
+            Operation::Reboot { nat, address } => self.world.reboot_nat(self.nat(nat)?, address != 0),
+            Operation::Attack { acts, chance } => {
+                let tactics: Vec<_> = (0..)
+                    .zip(acts_of_an_attacker())
+                    .filter(|(bit, _)| acts >> bit & 1 == 1)
+                    .map(|(_, act)| Tactic::sometimes(chance.min(1000) as f64 / 1000.0, act))
+                    .collect();
+                if tactics.is_empty() {
+                    self.world.network().observe(None);
+                } else {
+                    self.world.attack(&tactics);
+                }
+            }
+            Operation::DeviceClock { device, ahead, behind } => {
+                let clock = off(self.world.unix(), ahead, behind);
+                self.world.set_device_clock(self.device(device)?, clock);
+            }
+            Operation::ServiceClock { ahead, behind } => {
+                let clock = off(self.world.unix(), ahead, behind);
+                self.world.set_service_clock(self.service, clock);
+            }
         }
         Some(())
     }
@@ -158,6 +210,7 @@ impl Played {
                 self.world.restore(device);
             }
         }
+        self.world.network().observe(None);
         let before = self.world.now();
         assert!(self.world.settle(PATIENCE), "not every device is connected after an hour");
         self.count_time(self.world.now().since(before));
@@ -181,6 +234,12 @@ impl Played {
         self.device_time += time * running as u32;
     }
 
+    /// The box of this number, counted around from 1; none for 0.
+    fn nat(&self, number: u64) -> Option<NatHandle> {
+        let number = number.checked_sub(1)?;
+        if self.nats.is_empty() { None } else { Some(of(&self.nats, number)) }
+    }
+
     fn device(&self, number: u64) -> Option<DeviceHandle> {
         if self.devices.is_empty() { None } else { Some(of(&self.devices, number)) }
     }
@@ -195,6 +254,48 @@ fn filter(mask: u64) -> StoreSet {
     let chosen = STORES.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1);
     let chosen: StoreSet = chosen.filter_map(|(_, s)| StoreId::new(*s)).collect();
     if chosen.is_empty() { StoreSet::ALL } else { chosen }
+}
+
+fn nat(mapping: u64, filtering: u64, ports: u64, lifetime: u64, settled: u64, refresh: u64) -> NatConfig {
+    use Dependence::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
+    let dependences = [AddressAndPortDependent, AddressDependent, EndpointIndependent];
+    let first = Duration::from_secs(lifetime.clamp(2, 100_000));
+    let settled = Duration::from_secs(settled.min(100_000));
+    NatConfig {
+        mapping: of(&dependences, mapping),
+        filtering: of(&dependences, filtering),
+        lifetime: if settled.is_zero() {
+            Lifetime::Fixed(first)
+        } else {
+            Lifetime::TwoStage { first, settled }
+        },
+        inbound_refresh: refresh != 0,
+        ports: of(&[Ports::Sequential, Ports::Preserved, Ports::Random], ports),
+        ..NatConfig::default()
+    }
+}
+
+/// In the order of the bits of an attack.
+fn acts_of_an_attacker() -> [Act; 11] {
+    let from = ([203, 0, 113, 66], 666).into();
+    [
+        Act::Race { from },
+        Act::Relay { from },
+        Act::Repeat { within: Duration::from_secs(120) },
+        Act::Reflect,
+        Act::Cut,
+        Act::Flip,
+        Act::Noise,
+        Act::ForgeError { code: 401, retry_after: Duration::from_secs(365 * 24 * 3600) },
+        Act::ForgeDefer,
+        Act::Delay(Duration::from_secs(2)),
+        Act::Take,
+    ]
+}
+
+fn off(time: UnixTime, ahead: u64, behind: u64) -> UnixTime {
+    let ms = time.as_millis().saturating_add(ahead.saturating_mul(1000));
+    UnixTime::from_millis(ms.saturating_sub(behind.saturating_mul(1000)))
 }
 
 fn conditions(

@@ -23,13 +23,18 @@ pub(super) fn operations(seed: u64) -> Vec<Operation> {
             interval: if calm { [25, 60, 120, 240, 300][rng.index(5)] } else { 0 },
         });
     }
+    let boxes = if rng.chance(0.5) { rng.between(1, 4) } else { 0 };
+    for number in 0..boxes {
+        out.push(nat(&mut rng, number));
+        out.push(Operation::Move { device: rng.below(devices), to: number + 1, told: 0 });
+    }
     for _ in 0..rng.between(50, 250) {
-        step(&mut rng, devices, calm, &mut out);
+        step(&mut rng, devices, boxes, calm, &mut out);
     }
     out
 }
 
-fn step(rng: &mut Rng, devices: u64, calm: bool, out: &mut Vec<Operation>) {
+fn step(rng: &mut Rng, devices: u64, boxes: u64, calm: bool, out: &mut Vec<Operation>) {
     let device = rng.below(devices);
     let next = match rng.below(1000) {
         0..420 => post(rng),
@@ -37,7 +42,14 @@ fn step(rng: &mut Rng, devices: u64, calm: bool, out: &mut Vec<Operation>) {
             out.extend((0..39).map(|_| post(rng)));
             post(rng)
         }
-        440..780 => Operation::Wait { time: rng.between(0, 4000) },
+        440..755 => Operation::Wait { time: rng.between(0, 4000) },
+        755..765 => attack(rng),
+        765..772 => Operation::Move { device, to: rng.between(0, boxes), told: rng.below(2) },
+        772..776 => Operation::Reboot { nat: rng.between(1, boxes.max(1)), address: rng.below(2) },
+        776..780 => {
+            let [ahead, behind] = [rng.below(2), rng.below(2)].map(|on| on * rng.below(3_000_000_000));
+            Operation::DeviceClock { device, ahead, behind }
+        }
         780..800 => Operation::Wait { time: rng.between(0, 150_000) },
         800..820 => Operation::Wait { time: rng.between(0, if calm { 10 * 3_600_000 } else { 300_000 }) },
         820..850 => Operation::Subscribe { device, stores: stores(rng) },
@@ -80,6 +92,25 @@ fn post(rng: &mut Rng) -> Operation {
         key: if rng.chance(0.25) { rng.between(1, 3) } else { 0 },
         urgency: rng.below(3),
     }
+}
+
+fn nat(rng: &mut Rng, number: u64) -> Operation {
+    Operation::Box {
+        mapping: rng.below(3),
+        filtering: rng.below(3),
+        ports: rng.below(3),
+        lifetime: rng.between(5, 120),
+        settled: if rng.chance(0.3) { rng.between(30, 300) } else { 0 },
+        refresh: rng.below(2),
+        outer: if rng.chance(0.3) { rng.between(0, number) } else { 0 },
+    }
+}
+
+/// One or two acts at a time, or that it is over.
+fn attack(rng: &mut Rng) -> Operation {
+    let acts = if rng.chance(0.4) { 0 } else { 1 << rng.below(11) | 1 << rng.below(11) };
+    let most = if rng.chance(0.3) { 1000 } else { 200 };
+    Operation::Attack { acts, chance: rng.between(1, most) }
 }
 
 fn stores(rng: &mut Rng) -> u64 {

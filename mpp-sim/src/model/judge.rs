@@ -249,7 +249,7 @@ impl<'a> Judge<'a> {
             if self.first_connected_at.is_some_and(|c| c > posted.at + CONNECTING) {
                 self.faults.push(Fault::Late { at, serial });
             }
-        } else if expires.as_millis().abs_diff(posted.expires.as_millis()) > 2
+        } else if !self.channel.clock_was_set && expires.as_millis().abs_diff(posted.expires.as_millis()) > 2
             || unix >= posted.expires + self.end.slack
         {
             self.faults.push(Fault::Expired { at, serial });

@@ -99,6 +99,9 @@ pub struct Channel {
     pub ring_events: usize,
     /// Payload bytes that the service promised to keep.
     pub ring_bytes: usize,
+    /// Whether its service's civil clock was ever wrong: then what it says of an event's expiry is not judged, but when
+    /// the event came is.
+    pub clock_was_set: bool,
 }
 
 impl Channel {
@@ -110,6 +113,7 @@ impl Channel {
             restarts: Vec::new(),
             ring_events,
             ring_bytes,
+            clock_was_set: false,
         }
     }
 

@@ -11,6 +11,7 @@ use mpp_proto::{
 
 use super::boxes::{Boxes, NatHandle};
 use super::log::{App, Entry, Record};
+use super::trouble::Skew;
 use super::{Addresses, Names, Spot};
 use crate::network::{Network, Packet, RouteId};
 
@@ -54,6 +55,11 @@ pub(super) struct DeviceNode {
     pub(super) unacknowledged: Option<Serial>,
     pub(super) log: Vec<Entry>,
     pub(super) lives: u64,
+    /// How far its civil clock is off.
+    pub(super) skew: Skew,
+    /// The life whose seed it has, and whether the next one gets the same.
+    pub(super) seed: u64,
+    pub(super) repeats_seed: bool,
     pub(super) timer: Option<Instant>,
     pub(super) wakes: (Instant, u32),
 }
@@ -103,6 +109,9 @@ impl DeviceNode {
             unacknowledged: None,
             log: Vec::new(),
             lives: 0,
+            skew: Skew::default(),
+            seed: 0,
+            repeats_seed: false,
             timer: None,
             wakes: (Instant::ZERO, 0),
         }

@@ -6,6 +6,7 @@ mod judge;
 mod log;
 mod run;
 mod service;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +25,8 @@ pub use self::boxes::NatHandle;
 use self::device::{DeviceNode, SCRATCH};
 pub use self::log::{App, Entry, Record};
 use self::service::{BATCH, ServiceNode};
+pub use self::trouble::Backup;
+use self::trouble::Skew;
 use crate::model;
 use crate::network::{Conditions, Network, Packet, RouteId};
 use crate::post::Post;
@@ -95,6 +98,7 @@ pub struct World {
     stray: RouteId,
     ticket_key: TicketKey,
     minted: u64,
+    attackers: u64,
     channels: BTreeMap<(u32, AccountId), model::Channel>,
     scratch: Vec<u8>,
 }
@@ -127,6 +131,7 @@ impl World {
             stray,
             ticket_key: TicketKey::new([1, 2, 3, 4], key.bytes32()),
             minted: 0,
+            attackers: 0,
             channels: BTreeMap::new(),
             scratch: vec![0; SCRATCH],
         }
@@ -209,6 +214,7 @@ impl World {
             lives: 0,
             timer: None,
             wakes: (Instant::ZERO, 0),
+            skew: Skew::default(),
         });
         self.boot_service(index);
         ServiceHandle(index)
@@ -219,7 +225,8 @@ impl World {
         node.lives += 1;
         let seed = Seed::new(self.seeds.fork(2 << 40 | u64::from(index) << 20 | node.lives).bytes32());
         node.ledger.clear();
-        node.machine = Some(Service::new(node.config.clone(), ShardId(0), seed, self.now, unix(self.now)));
+        let clock = node.skew.clock(self.now);
+        node.machine = Some(Service::new(node.config.clone(), ShardId(0), seed, self.now, clock));
         self.pump_service(index);
     }
 
@@ -269,11 +276,16 @@ impl World {
     /// Kills a service, if it runs, and starts it again in the same instant.
     pub fn restart_service(&mut self, service: ServiceHandle, keep: Restart) {
         self.stop_service(service);
+        self.start_service(service, keep, keep.heads);
+    }
+
+    /// Starts a stopped service; `history`: nothing of what was published is lost.
+    fn start_service(&mut self, service: ServiceHandle, keep: Restart, history: bool) {
         let index = service.0;
         let node = &mut self.services[index as usize];
         let heads = std::mem::take(&mut node.heads);
         for (_, channel) in self.channels.range_mut((index, AccountId([0; 16]))..=(index, MAX_ACCOUNT)) {
-            channel.restart(self.now, keep.heads);
+            channel.restart(self.now, history);
         }
         if !keep.secret {
             let secret = self.seeds.fork(3 << 40 | u64::from(index) << 20 | node.lives).bytes32();
@@ -314,6 +326,7 @@ impl World {
         let channel =
             self.channels.entry((service.0, id)).or_insert_with(|| model::Channel::new(events, bytes));
         channel.publish(now, unix, serial, epoch, post);
+        channel.clock_was_set |= node.skew != Skew::default();
         self.pump_service(service.0);
         Ok(serial)
     }
@@ -370,9 +383,13 @@ impl World {
         node.lives += 1;
         node.unacknowledged = None;
         node.app_due = now;
-        let seed = Seed::new(self.seeds.fork(5 << 40 | u64::from(index) << 16 | node.lives).bytes32());
+        if !node.repeats_seed {
+            node.seed = node.lives;
+        }
+        let seed = Seed::new(self.seeds.fork(5 << 40 | u64::from(index) << 16 | node.seed).bytes32());
+        let clock = node.skew.clock(now);
         node.note(now, unix, Record::Started(resume.clone()));
-        node.machine = Some(Device::new(node.config.clone(), node.ticket.clone(), resume, seed, now, unix));
+        node.machine = Some(Device::new(node.config.clone(), node.ticket.clone(), resume, seed, now, clock));
         self.pump_device(index);
     }
 

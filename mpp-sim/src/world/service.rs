@@ -12,6 +12,7 @@ use mpp_proto::{
 
 use super::boxes::Boxes;
 use super::device::DeviceNode;
+use super::trouble::Skew;
 use super::{Addresses, Spot};
 use crate::network::{Network, Packet, RouteId};
 
@@ -51,6 +52,8 @@ pub(super) struct ServiceNode {
     pub(super) lives: u64,
     pub(super) timer: Option<Instant>,
     pub(super) wakes: (Instant, u32),
+    /// How far its civil clock is off.
+    pub(super) skew: Skew,
 }
 
 /// What a service touches in its world while it runs.
