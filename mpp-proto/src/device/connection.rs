@@ -269,6 +269,11 @@ impl Connection {
         }
     }
 
+    /// Bytes of incomplete datagrams, and bytes of memory taken for them.
+    pub(super) fn partials(&self) -> (usize, usize) {
+        (self.reassembler.bytes(), self.reassembler.memory())
+    }
+
     /// Takes back the buffer of a message that has been read.
     pub(super) fn reuse(&mut self, message: Vec<u8>) {
         self.reassembler.reuse(message);

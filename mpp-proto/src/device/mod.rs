@@ -378,11 +378,10 @@ impl Device {
 
     /// Counters since the start.
     pub fn stats(&self) -> DeviceStats {
-        let round_trip = match &self.phase {
-            Phase::Connected(connection) => connection.round_trip(),
-            _ => None,
-        };
-        DeviceStats { round_trip, ..self.stats }
+        let Phase::Connected(connection) = &self.phase else { return self.stats };
+        let (partial_bytes, partial_memory) = connection.partials();
+        let round_trip = connection.round_trip();
+        DeviceStats { round_trip, partial_bytes, partial_memory, ..self.stats }
     }
 
     /// What to remember across a restart: as far as the application has got. It changes when

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use crate::path::DropReason;
 
-/// Counters since the start of a device; the round-trip time is a gauge.
+/// Counters since the start of a device; the last three are gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceStats {
@@ -33,6 +33,11 @@ pub struct DeviceStats {
     pub heartbeats: u64,
     /// The smoothed round-trip time, once measured.
     pub round_trip: Option<Duration>,
+    /// Bytes of datagrams of which not all packets have come: at most 64 × (packet size − 43), which is 74,048 at 1200
+    /// (SPEC.md, sections 8 and 18).
+    pub partial_bytes: usize,
+    /// Bytes of memory taken for putting datagrams together, spare buffers included: at most 2.5 times as many.
+    pub partial_memory: usize,
 }
 
 impl DeviceStats {

@@ -44,9 +44,13 @@ struct Partial {
 #[derive(Debug, Default)]
 pub(crate) struct Reassembler {
     partials: Vec<Partial>,
-    /// Buffers of datagrams that are complete, at most one for each partial there can be and one for a message.
+    /// Buffers of datagrams that are complete: with the partials at most one for each that there can be and one for a
+    /// message.
     spare: Vec<Vec<u8>>,
 }
+
+/// Buffers at most, partials and spare ones together.
+const MAX_BUFFERS: usize = 2 * MAX_PARTIALS + 1;
 
 impl Reassembler {
     /// Takes fragment `index` of `count` of datagram `number`. Duplicates and datagrams of one packet, which need no
@@ -104,7 +108,7 @@ impl Reassembler {
 
     /// Takes back the buffer of a message that has been read.
     pub(crate) fn reuse(&mut self, mut buffer: Vec<u8>) {
-        if self.spare.len() <= 2 * MAX_PARTIALS {
+        if self.partials.len().saturating_add(self.spare.len()) < MAX_BUFFERS {
             buffer.clear();
             self.spare.push(buffer);
         }
@@ -116,10 +120,14 @@ impl Reassembler {
         self.partials.retain(|p| !p.wanted || p.number > number);
     }
 
-    /// Bytes held.
-    #[cfg(test)]
-    fn bytes(&self) -> usize {
+    /// Bytes of incomplete datagrams: at most 2 + 2 times 16 fragments.
+    pub(crate) fn bytes(&self) -> usize {
         self.partials.iter().map(|p| p.bytes.len()).sum()
+    }
+
+    /// Bytes of memory taken: a buffer that grows has room for twice what is in it at most.
+    pub(crate) fn memory(&self) -> usize {
+        self.partials.iter().map(|p| &p.bytes).chain(&self.spare).map(Vec::capacity).sum()
     }
 }
 
@@ -161,6 +169,45 @@ mod tests {
             r.reuse(message);
             assert_eq!(r.spare.len(), 2);
         }
+    }
+
+    // SPEC: R-partials
+    #[test]
+    fn whatever_comes_in_the_memory_is_bounded() {
+        const FRAGMENT: usize = 1200 - 43;
+        let mut r = Reassembler::default();
+        let mut state = 1u64;
+        let mut draw = |n: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n
+        };
+        let (mut bytes, mut memory, mut complete) = (0, 0, 0);
+        for turn in 0..50_000u64 {
+            // Few numbers, so that many are completed, and only what has not come: the window sees to that.
+            let number = turn / 100 + draw(8);
+            let index = draw(16) as u8;
+            let partial = r.partials.iter().find(|p| p.number == number);
+            if partial.is_some_and(|p| p.places[usize::from(index)].is_some()) {
+                continue;
+            }
+            let now = NOW + Duration::from_millis(turn * 10);
+            let kept = r.insert(now, (number, 16, index), number % 2 == 0, &[7; FRAGMENT]);
+            bytes = bytes.max(r.bytes());
+            if let Kept::Complete(message) = kept {
+                complete += 1;
+                r.reuse(message);
+            }
+            memory = memory.max(r.memory());
+            if draw(500) == 0 {
+                r.forget_below(number);
+            }
+        }
+        assert!(complete > 100, "{complete}");
+        // 74,048 at most, and the fragment that completes a datagram is not counted as a part of one.
+        let most = 2 * MAX_PARTIALS * MAX_PACKETS * FRAGMENT;
+        assert!((most / 2..=most).contains(&bytes), "{bytes}");
+        let room = MAX_BUFFERS * 2 * MAX_PACKETS * FRAGMENT;
+        assert!((most / 2..=room).contains(&memory), "{memory}");
     }
 
     // SPEC: R-partials
