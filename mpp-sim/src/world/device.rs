@@ -52,7 +52,8 @@ pub(super) struct DeviceNode {
     pub(super) hold_acknowledgements: bool,
     /// The last position given to the application and not acknowledged by it (manual mode).
     pub(super) unacknowledged: Option<Serial>,
-    pub(super) log: Vec<Entry>,
+    /// `None`: it keeps none.
+    pub(super) log: Option<Vec<Entry>>,
     pub(super) lives: u64,
     pub(super) timer: Option<Instant>,
     pub(super) wakes: (Instant, u32),
@@ -101,7 +102,7 @@ impl DeviceNode {
             app_waits: false,
             hold_acknowledgements: false,
             unacknowledged: None,
-            log: Vec::new(),
+            log: Some(Vec::new()),
             lives: 0,
             timer: None,
             wakes: (Instant::ZERO, 0),
@@ -109,7 +110,9 @@ impl DeviceNode {
     }
 
     pub(super) fn note(&mut self, at: Instant, unix: UnixTime, record: Record) {
-        self.log.push(Entry { at, unix, record });
+        if let Some(log) = &mut self.log {
+            log.push(Entry { at, unix, record });
+        }
     }
 
     pub(super) fn is_dark(&self, now: Instant) -> bool {
