@@ -290,25 +290,29 @@ impl Network {
             return self.captured(now, packet, Fate::Lost);
         }
         let twice = rng.chance(c.duplicate);
-        let mut arrivals = Vec::with_capacity(2);
-        for _ in 0..1 + usize::from(twice) {
+        // Most packets go once and nobody keeps them: then nothing is copied.
+        let kept = self.capture.is_some().then(|| packet.clone());
+        let second = twice.then(|| packet.clone());
+        let mut arrivals = [None, None];
+        for (arrival, mut copy) in arrivals.iter_mut().zip([Some(packet), second].into_iter().flatten()) {
             let mut at = now + c.latency + rng.up_to(c.jitter) + extra;
             if rng.chance(c.reorder) {
                 at = at + c.holdback;
             }
-            let mut copy = packet.clone();
             if rng.chance(c.corrupt) && !copy.payload.is_empty() {
                 let bit = rng.index(copy.payload.len() * 8);
                 copy.payload[bit / 8] ^= 1 << (bit % 8);
                 self.stats.corrupted += 1;
             }
-            arrivals.push((at, copy));
+            *arrival = Some((at, copy));
         }
-        for (at, copy) in arrivals {
+        for (at, copy) in arrivals.into_iter().flatten() {
             self.push(at, copy);
         }
         self.stats.doubled += u64::from(twice);
-        self.captured(now, packet, if twice { Fate::Doubled } else { Fate::Sent });
+        if let Some(packet) = kept {
+            self.captured(now, packet, if twice { Fate::Doubled } else { Fate::Sent });
+        }
     }
 
     /// A machine sends a packet while its host is cut off: it is seen and counted, and goes nowhere.

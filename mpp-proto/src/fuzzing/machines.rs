@@ -22,6 +22,9 @@ use crate::wire::{
 /// Packets injected in one run at most.
 const MAX_PACKETS: usize = 48;
 
+/// What a device with packets of 1,200 bytes holds of incomplete datagrams (SPEC.md, section 18).
+const MOST_PARTIAL: usize = 64 * (1200 - 43);
+
 /// A packet of a stranger: changes nothing but a counter, and what is sent because of it is no larger than it.
 pub fn service_packet(data: &[u8]) {
     let mut world = World::connected();
@@ -206,6 +209,11 @@ pub fn authentic_device(data: &[u8]) {
                 world.drain();
             }
         }
+        let stats = world.device.stats();
+        assert!(
+            stats.partial_bytes <= MOST_PARTIAL && stats.partial_memory <= MOST_PARTIAL * 5 / 2,
+            "{stats:?}"
+        );
     }
     world.run(Duration::from_secs(3600));
 }

@@ -53,7 +53,8 @@ pub(super) struct DeviceNode {
     pub(super) hold_acknowledgements: bool,
     /// The last position given to the application and not acknowledged by it (manual mode).
     pub(super) unacknowledged: Option<Serial>,
-    pub(super) log: Vec<Entry>,
+    /// `None`: it keeps none.
+    pub(super) log: Option<Vec<Entry>>,
     pub(super) lives: u64,
     /// How far its civil clock is off.
     pub(super) skew: Skew,
@@ -107,7 +108,7 @@ impl DeviceNode {
             app_waits: false,
             hold_acknowledgements: false,
             unacknowledged: None,
-            log: Vec::new(),
+            log: Some(Vec::new()),
             lives: 0,
             skew: Skew::default(),
             seed: 0,
@@ -118,7 +119,9 @@ impl DeviceNode {
     }
 
     pub(super) fn note(&mut self, at: Instant, unix: UnixTime, record: Record) {
-        self.log.push(Entry { at, unix, record });
+        if let Some(log) = &mut self.log {
+            log.push(Entry { at, unix, record });
+        }
     }
 
     pub(super) fn is_dark(&self, now: Instant) -> bool {

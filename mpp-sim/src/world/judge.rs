@@ -58,7 +58,9 @@ impl World {
         let channel = self.channels.get(&(home.index, account)).cloned();
         let channel =
             channel.unwrap_or_else(|| Channel::new(home.config.ring_events, home.config.ring_bytes));
-        let connected = node.machine.as_ref().is_some_and(|m| m.state() == ConnectionState::Connected);
+        // Of a device without a log it is not known what it was given.
+        let connected = node.log.is_some()
+            && node.machine.as_ref().is_some_and(|m| m.state() == ConnectionState::Connected);
         let end = End { at: self.now(), unix: self.unix(), connected, slack: SLACK };
         (channel, seen(node), end)
     }
@@ -71,7 +73,7 @@ fn seen(node: &DeviceNode) -> Vec<Seen> {
     let mut given = None;
     let automatic = node.config.acknowledgement == Acknowledgement::Automatic;
     let mut asked: Option<RequestId> = None;
-    for entry in &node.log {
+    for entry in node.log.iter().flatten() {
         let mut see = |sight| out.push(Seen { at: entry.at, unix: entry.unix, sight });
         match &entry.record {
             Record::Started(kept) => {

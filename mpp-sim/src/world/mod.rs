@@ -94,6 +94,7 @@ pub struct World {
     names: Names,
     timers: BTreeSet<(Instant, Spot)>,
     drive: Drive,
+    lean: bool,
     conditions: (Conditions, Conditions),
     stray: RouteId,
     ticket_key: TicketKey,
@@ -127,6 +128,7 @@ impl World {
             names: Names::new(),
             timers: BTreeSet::new(),
             drive: Drive::AtDeadlines,
+            lean: false,
             conditions: (Conditions::default(), Conditions::default()),
             stray,
             ticket_key: TicketKey::new([1, 2, 3, 4], key.bytes32()),
@@ -172,6 +174,12 @@ impl World {
         self.drive = drive;
     }
 
+    /// Sets whether devices and services that are added from now on keep no log, for scenarios with very many: then
+    /// nothing is known of what their applications saw, and nothing is judged.
+    pub fn set_lean(&mut self, lean: bool) {
+        self.lean = lean;
+    }
+
     /// Sets the conditions (to the service, to the device) of devices that are added from now on.
     pub fn set_default_conditions(&mut self, up: Conditions, down: Conditions) {
         self.conditions = (up, down);
@@ -208,7 +216,7 @@ impl World {
             config: Arc::new(config),
             addresses,
             heads: Vec::new(),
-            log: Vec::new(),
+            log: (!self.lean).then(Vec::new),
             ledger: BTreeMap::new(),
             batch: TransmitBatch::new(64),
             lives: 0,
@@ -245,7 +253,7 @@ impl World {
 
     /// What a service told its host, over all its lives.
     pub fn service_log(&self, service: ServiceHandle) -> &[(Instant, ServiceEvent)] {
-        &self.services[service.0 as usize].log
+        self.services[service.0 as usize].log.as_deref().unwrap_or_default()
     }
 
     /// Calls the machine of a service and lets it say what follows from that.
@@ -261,6 +269,11 @@ impl World {
         let result = call(machine, self.now);
         self.pump_service(service.0);
         result
+    }
+
+    /// Sets the configuration with which a service is started the next time.
+    pub fn set_service_config(&mut self, service: ServiceHandle, config: ServiceConfig) {
+        self.services[service.0 as usize].config = Arc::new(config);
     }
 
     /// Kills a service: it says nothing to anybody.
@@ -372,7 +385,9 @@ impl World {
             }
         });
         let home = home.unwrap_or_default();
-        self.devices.push(DeviceNode::new(index, config.into(), ticket, home, up, down));
+        let mut node = DeviceNode::new(index, config.into(), ticket, home, up, down);
+        node.log = (!self.lean).then(Vec::new);
+        self.devices.push(node);
         self.boot_device(index, None);
         DeviceHandle(index)
     }
@@ -464,7 +479,7 @@ impl World {
         let node = &mut self.devices[device.0 as usize];
         node.machine = None;
         node.resume = None;
-        node.log = Vec::new();
+        node.log = node.log.take().map(|_| Vec::new());
         node.close_sockets(&mut self.addresses);
         self.pump_device(device.0);
     }
@@ -539,7 +554,7 @@ impl World {
 
     /// What the application of a device saw and did, over all its lives.
     pub fn log(&self, device: DeviceHandle) -> &[Entry] {
-        &self.devices[device.0 as usize].log
+        self.devices[device.0 as usize].log.as_deref().unwrap_or_default()
     }
 
     /// What the application of a device was given, over all its lives.

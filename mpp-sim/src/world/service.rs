@@ -46,7 +46,8 @@ pub(super) struct ServiceNode {
     pub(super) addresses: Vec<SocketAddr>,
     /// The heads of its channels when it was last stopped, as a durable store would have them.
     pub(super) heads: Vec<AccountHead>,
-    pub(super) log: Vec<(Instant, ServiceEvent)>,
+    /// `None`: it keeps none.
+    pub(super) log: Option<Vec<(Instant, ServiceEvent)>>,
     pub(super) ledger: BTreeMap<SocketAddr, Ledger>,
     pub(super) batch: TransmitBatch,
     pub(super) lives: u64,
@@ -110,7 +111,9 @@ impl ServiceNode {
                 if let ServiceEvent::Connected { path, .. } | ServiceEvent::Moved { path, .. } = event {
                     self.ledger.entry(path.remote).or_default().validated = true;
                 }
-                self.log.push((now, event));
+                if let Some(log) = &mut self.log {
+                    log.push((now, event));
+                }
             }
             self.batch.clear();
             busy |= machine.poll_transmit(now, &mut self.batch) > 0;
