@@ -50,7 +50,8 @@ fn ipv6_firewall() {
 /// Of all networks: flushed, nobody gets in, and only the symmetric NAT maps the next packet to another port.
 #[test]
 fn a_flush_forgets_all_mappings() {
-    let nats = [Nat::FullCone, Nat::AddressRestricted, Nat::PortRestricted, Nat::Symmetric].map(Network::Behind);
+    let nats =
+        [Nat::FullCone, Nat::AddressRestricted, Nat::PortRestricted, Nat::Symmetric].map(Network::Behind);
     for network in nats.into_iter().chain([Network::DoubleNat, Network::Ipv6Firewall]) {
         let Some(lab) = Lab::open(network) else { return };
         let probe = Probe::new(&lab);
@@ -175,7 +176,8 @@ fn remains_of_a_killed_run_are_removed() {
     // No process has a number beyond the kernel's limit of 2^22.
     let name = "mpplab-4194999-0-device";
     crate::netns::tool("ip", &["netns", "add", name], "").unwrap();
-    let mut sleeper = std::process::Command::new("ip").args(["netns", "exec", name, "sleep", "60"]).spawn().unwrap();
+    let mut sleeper =
+        std::process::Command::new("ip").args(["netns", "exec", name, "sleep", "60"]).spawn().unwrap();
     sleep(Duration::from_millis(300));
     crate::netns::remove_stale();
     assert!(!sleeper.wait().unwrap().success(), "what ran in it was killed");

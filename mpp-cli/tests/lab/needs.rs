@@ -19,7 +19,9 @@ pub(crate) fn are_met() -> bool {
             netns::remove_stale();
             match network::try_out() {
                 Ok(()) => return true,
-                Err(e) => format!("it needs root, iproute2, nftables, conntrack and a kernel that has them: {e}"),
+                Err(e) => {
+                    format!("it needs root, iproute2, nftables, conntrack and a kernel that has them: {e}")
+                }
             }
         };
         // Not by a macro, whose words the test harness would keep to itself.

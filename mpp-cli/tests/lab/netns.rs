@@ -35,7 +35,7 @@ impl Netns {
         for scope in ["all", "default"] {
             netns.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), 0)?;
         }
-        netns.ip("link set lo up")?;
+        netns.ip(&["link set lo up"])?;
         Ok(netns)
     }
 
@@ -44,14 +44,19 @@ impl Netns {
         &self.name
     }
 
-    /// Runs `ip` in it: one command a line, without the word `ip`.
-    pub(crate) fn ip(&self, commands: &str) -> Result<(), String> {
-        tool("ip", &["-netns", &self.name, "-batch", "-"], commands).map(drop)
+    /// Runs `ip` in it, up to the first command that fails. The word `ip` is left out.
+    pub(crate) fn ip(&self, commands: &[&str]) -> Result<(), String> {
+        tool("ip", &["-netns", &self.name, "-batch", "-"], &commands.join("\n")).map(drop)
     }
 
     /// Loads nftables rules, all or none.
     pub(crate) fn nft(&self, rules: &str) -> Result<(), String> {
         self.enter(|| tool("nft", &["-f", "-"], rules).map(drop))
+    }
+
+    /// The rules that it has, as nftables prints them.
+    pub(crate) fn rules(&self) -> Result<String, String> {
+        self.enter(|| tool("nft", &["list", "ruleset"], ""))
     }
 
     /// Runs `conntrack`; returns what it printed.

@@ -19,11 +19,13 @@ pub(crate) const SERVICE: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 1), Ipv4Ad
 pub(crate) const SERVICE6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2)];
 /// The outermost NAT's address, and the one it has after [`Lab::reboot`].
-pub(crate) const EXTERNAL: [Ipv4Addr; 2] =
-    [Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2)];
-/// The device's address, and the one it has after [`Lab::renumber`].
+pub(crate) const EXTERNAL: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2)];
+/// The device's address, and one for [`Lab::renumber`].
 pub(crate) const DEVICE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 168, 1, 10), Ipv4Addr::new(192, 168, 1, 11)];
 pub(crate) const DEVICE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 0x10);
+
+/// The device's way out; it goes with its address.
+const HOME_ROUTE: &str = "route add default via 192.168.1.254";
 
 /// What lies between a device and the Internet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,57 +86,51 @@ impl Lab {
         };
 
         join(&lab.service, "outer", &lab.internet, "outer")?;
-        lab.service.ip("
-            address add 203.0.113.1/24 dev outer
-            address add 203.0.113.2/24 dev outer
-            address add 2001:db8:1::1/64 dev outer nodad
-            address add 2001:db8:1::2/64 dev outer nodad
-            route add default via 203.0.113.254
-            route add default via 2001:db8:1::fe
-        ")?;
-        lab.internet.ip("
-            address add 203.0.113.254/24 dev outer
-            address add 2001:db8:1::fe/64 dev outer nodad
-        ")?;
+        lab.service.ip(&[
+            "address add 203.0.113.1/24 dev outer",
+            "address add 203.0.113.2/24 dev outer",
+            "address add 2001:db8:1::1/64 dev outer",
+            "address add 2001:db8:1::2/64 dev outer",
+            "route add default via 203.0.113.254",
+            "route add default via 2001:db8:1::fe",
+        ])?;
+        lab.internet
+            .ip(&["address add 203.0.113.254/24 dev outer", "address add 2001:db8:1::fe/64 dev outer"])?;
 
         // From the Internet inwards. Nobody there knows a way to what is inside of a NAT.
-        let mut outside = (&lab.internet, "198.51.100");
+        let (mut outside, mut net) = (&lab.internet, "198.51.100");
         for (i, NatBox { netns, nat }) in lab.boxes.iter().enumerate().rev() {
-            let (outer, net) = outside;
-            join(netns, "outer", outer, "inner")?;
-            outer.ip(&format!("address add {net}.254/24 dev inner"))?;
-            netns.ip(&format!("
-                address add {net}.1/24 dev outer
-                route add default via {net}.254
-            "))?;
+            join(netns, "outer", outside, "inner")?;
+            outside.ip(&[&format!("address add {net}.254/24 dev inner")])?;
+            netns.ip(&[
+                &format!("address add {net}.1/24 dev outer"),
+                &format!("route add default via {net}.254"),
+            ])?;
             netns.nft(&rules::nat(*nat, lifetime))?;
             netns.sysctl("net/netfilter/nf_conntrack_udp_timeout", lifetime.first)?;
             netns.sysctl("net/netfilter/nf_conntrack_udp_timeout_stream", lifetime.stream)?;
-            outside = (netns, if i > 0 { "100.64.0" } else { "192.168.1" });
+            (outside, net) = (netns, if i > 0 { "100.64.0" } else { "192.168.1" });
         }
-        let (inmost, net) = outside;
-        join(&lab.device, "outer", inmost, "inner")?;
-        inmost.ip(&format!("address add {net}.254/24 dev inner"))?;
-        lab.device.ip(&format!("
-            address add {}/24 dev outer
-            route add default via {net}.254
-        ", DEVICE[0]))?;
+        let home = outside;
+        join(&lab.device, "outer", home, "inner")?;
+        home.ip(&["address add 192.168.1.254/24 dev inner"])?;
+        lab.device.ip(&[&format!("address add {}/24 dev outer", DEVICE[0]), HOME_ROUTE])?;
 
         if network == Network::Ipv6Firewall {
-            lab.internet.ip("
-                address add 2001:db8:2::fe/64 dev inner nodad
-                route add 2001:db8:3::/64 via 2001:db8:2::1
-            ")?;
-            inmost.ip("
-                address add 2001:db8:2::1/64 dev outer nodad
-                address add 2001:db8:3::fe/64 dev inner nodad
-                route add default via 2001:db8:2::fe
-            ")?;
-            lab.device.ip(&format!("
-                address add {DEVICE6}/64 dev outer nodad
-                route add default via 2001:db8:3::fe
-            "))?;
-            inmost.nft(rules::FIREWALL6)?;
+            lab.internet.ip(&[
+                "address add 2001:db8:2::fe/64 dev inner",
+                "route add 2001:db8:3::/64 via 2001:db8:2::1",
+            ])?;
+            home.ip(&[
+                "address add 2001:db8:2::1/64 dev outer",
+                "address add 2001:db8:3::fe/64 dev inner",
+                "route add default via 2001:db8:2::fe",
+            ])?;
+            lab.device.ip(&[
+                &format!("address add {DEVICE6}/64 dev outer"),
+                "route add default via 2001:db8:3::fe",
+            ])?;
+            home.nft(rules::FIREWALL6)?;
         }
         Ok(lab)
     }
@@ -155,37 +151,35 @@ impl Lab {
     pub(crate) fn reboot(&self) {
         let last = self.boxes.len() - 1;
         let [old, new] = EXTERNAL;
-        self.boxes[last].netns.ip(&format!("
-            link set outer down
-            address del {old}/24 dev outer
-            address add {new}/24 dev outer
-            link set outer up
-            route add default via 198.51.100.254
-        ")).unwrap();
+        let commands = [
+            "link set outer down",
+            &format!("address del {old}/24 dev outer"),
+            &format!("address add {new}/24 dev outer"),
+            "link set outer up",
+            "route add default via 198.51.100.254",
+        ];
+        self.boxes[last].netns.ip(&commands).unwrap();
         self.flush_box(last);
     }
 
-    /// The device is given another address in the same network, and loses its old one.
-    pub(crate) fn renumber(&self) {
-        let [old, new] = DEVICE;
-        self.device.ip(&format!("
-            address add {new}/24 dev outer
-            address del {old}/24 dev outer
-            route replace default via 192.168.1.254
-        ")).unwrap();
+    /// The device is given this address in the same network, and loses its old one.
+    pub(crate) fn renumber(&self, address: Ipv4Addr) {
+        let commands = [
+            "address flush dev outer scope global",
+            &format!("address add {address}/24 dev outer"),
+            HOME_ROUTE,
+        ];
+        self.device.ip(&commands).unwrap();
     }
 
     /// Takes the device off its network, as when the cable is pulled.
     pub(crate) fn unplug(&self) {
-        self.device.ip("link set outer down").unwrap();
+        self.device.ip(&["link set outer down"]).unwrap();
     }
 
     /// Puts it back.
     pub(crate) fn plug_in(&self) {
-        self.device.ip("
-            link set outer up
-            route replace default via 192.168.1.254
-        ").unwrap();
+        self.device.ip(&["link set outer up", HOME_ROUTE]).unwrap();
     }
 
     /// From now on something is wrong with the network; nothing else that was before.
@@ -193,6 +187,13 @@ impl Lab {
         self.no_trouble();
         let place = if trouble == Trouble::Forbidden { &self.device } else { &self.internet };
         place.nft(&trouble.rules()).unwrap();
+    }
+
+    /// How many packets the present trouble has stopped.
+    pub(crate) fn stopped(&self) -> u64 {
+        let rules = [&self.internet, &self.device].map(|place| place.rules().unwrap());
+        let counters = rules.iter().flat_map(|rules| rules.split("counter packets ").skip(1));
+        counters.map(|rest| rest.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
     /// All is well again.
@@ -235,9 +236,9 @@ fn router(role: &str) -> Result<Netns, String> {
 /// A cable between two namespaces. It carries no packet that the network's size limit would not: what the sender leaves to
 /// the network card is cut into packets at its entrance.
 fn join(a: &Netns, a_end: &str, b: &Netns, b_end: &str) -> Result<(), String> {
-    a.ip(&format!("link add {a_end} type veth peer name {b_end} netns {}", b.name()))?;
+    a.ip(&[&format!("link add {a_end} type veth peer name {b_end} netns {}", b.name())])?;
     for (netns, end) in [(a, a_end), (b, b_end)] {
-        netns.ip(&format!("link set {end} gso_max_segs 1 up"))?;
+        netns.ip(&[&format!("link set {end} gso_max_segs 1 up")])?;
     }
     Ok(())
 }

@@ -105,12 +105,7 @@ impl<'a> Probe<'a> {
             let socket = self.socket();
             self.exchange(&socket).port() == socket.local_addr().unwrap().port()
         });
-        Behaviour {
-            mapping,
-            filtering,
-            port_kept: kept == [true; 3],
-            address_kept: first.ip() == own,
-        }
+        Behaviour { mapping, filtering, port_kept: kept == [true; 3], address_kept: first.ip() == own }
     }
 
     /// The routers between the device and the service, counted by packets that may pass so many and no more.

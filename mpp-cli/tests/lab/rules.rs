@@ -129,12 +129,12 @@ impl Trouble {
     /// The rules for forwarding, or for what a device sends itself.
     pub(crate) fn rules(self) -> String {
         let (hook, rule) = match self {
-            Self::Loss(percent) => ("forward", format!("numgen random mod 100 < {percent} drop")),
-            Self::Silence => ("forward", "meta l4proto udp drop".to_owned()),
-            Self::Silence4 => ("forward", "meta nfproto ipv4 meta l4proto udp drop".to_owned()),
-            Self::Refused => ("forward", "meta l4proto udp reject".to_owned()),
-            Self::Forbidden => ("output", "meta l4proto udp drop".to_owned()),
-            Self::Larger(bytes) => ("forward", format!("meta length > {bytes} drop")),
+            Self::Loss(percent) => ("forward", format!("numgen random mod 100 < {percent} counter drop")),
+            Self::Silence => ("forward", "meta l4proto udp counter drop".to_owned()),
+            Self::Silence4 => ("forward", "meta nfproto ipv4 meta l4proto udp counter drop".to_owned()),
+            Self::Refused => ("forward", "meta l4proto udp counter reject".to_owned()),
+            Self::Forbidden => ("output", "meta l4proto udp counter drop".to_owned()),
+            Self::Larger(bytes) => ("forward", format!("meta length > {bytes} counter drop")),
         };
         format!(
             "
