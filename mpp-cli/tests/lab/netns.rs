@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, io, process, thread};
@@ -141,10 +141,19 @@ pub(crate) fn remove_stale() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
         // A new process with the number of the old one only puts it off.
-        if owner.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
+        if owner.is_some_and(|pid| !is_alive(pid)) {
             remove(&name);
         }
     }
+}
+
+/// Whether a process runs; one that has ended and only waits for its parent to hear of it does not.
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    // The state follows the name, in parentheses.
+    stat.is_ok_and(|stat| {
+        !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+    })
 }
 
 fn remove(name: &str) {
