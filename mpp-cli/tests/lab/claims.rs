@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::network::{EXTERNAL, Lab, Network};
 use crate::probe::Dependence::{Address, AddressAndPort, EndpointIndependent};
@@ -68,30 +68,28 @@ fn a_flush_forgets_all_mappings() {
 /// in both directions.
 #[test]
 fn mappings_expire() {
-    let lifetime = Lifetime { first: 3, stream: 6 };
-    for network in [Network::Behind(Nat::PortRestricted), Network::Behind(Nat::AddressRestricted)] {
-        let Some(lab) = Lab::with_lifetime(network, lifetime) else { return };
+    let lifetime = Lifetime { first: 4, stream: 8 };
+    for nat in [Nat::PortRestricted, Nat::AddressRestricted] {
+        let Some(lab) = Lab::with_lifetime(Network::Behind(nat), lifetime) else { return };
         let probe = Probe::new(&lab);
+        let begin = Instant::now();
+        let wait = |seconds| sleep(Duration::from_secs(seconds).saturating_sub(begin.elapsed()));
         // A socket for each question, because to ask refreshes.
         let sockets = [(); 4].map(|()| probe.socket());
         let mapped = sockets.each_ref().map(|s| probe.exchange(s));
         let lives = |i: usize| probe.back((0, 0), mapped[i], &sockets[i]);
-        sleep(Duration::from_millis(2400));
-        assert!(lives(0), "{network:?}: after 2.4 s");
+        wait(3);
+        assert!(lives(0), "{nat:?}: after 3 s");
         for socket in &sockets[2..] {
             probe.exchange(socket);
         }
-        // What the sets of the address-restricted one remember lives for the longer time from the beginning.
-        if network == Network::Behind(Nat::PortRestricted) {
-            sleep(Duration::from_millis(1200));
-            assert!(!lives(1), "{network:?}: after 3.6 s");
-            sleep(Duration::from_millis(3600));
-        } else {
-            sleep(Duration::from_millis(4800));
-        }
-        assert!(lives(2), "{network:?}: after another 4.8 s");
-        sleep(Duration::from_millis(1800));
-        assert!(!lives(3), "{network:?}: after another 6.6 s");
+        wait(5);
+        // What the other one remembers by itself lives for the longer time from the beginning.
+        assert_eq!(lives(1), nat == Nat::AddressRestricted, "{nat:?}: after 5 s");
+        wait(10);
+        assert!(lives(2), "{nat:?}: 7 s after it was used again");
+        wait(12);
+        assert!(!lives(3), "{nat:?}: 9 s after it was used again");
     }
 }
 

@@ -19,7 +19,9 @@ pub(crate) enum Nat {
     Symmetric,
 }
 
-/// How long a mapping lives without traffic, in seconds: until two seconds after the first answer, and from then on.
+/// How long a mapping lives without traffic, in seconds: until it has been used for two seconds in both directions, and
+/// from then on. What full cones and address-restricted NATs let in beyond conntrack they remember for the longer time
+/// after the last packet outwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lifetime {
     pub(crate) first: u32,
