@@ -220,7 +220,8 @@ impl Process {
         }
     }
 
-    fn line_within(&mut self, limit: Duration, fits: &dyn Fn(&str) -> bool) -> Option<String> {
+    /// The same, if it comes in time.
+    pub(crate) fn line_within(&mut self, limit: Duration, fits: &dyn Fn(&str) -> bool) -> Option<String> {
         let deadline = Instant::now() + limit;
         loop {
             while self.out_read < self.seen.len() {
@@ -247,7 +248,7 @@ impl Process {
     /// The next JSON object of this type.
     pub(crate) fn json(&mut self, kind: &str) -> Value {
         self.json_within(kind, SOON)
-            .unwrap_or_else(|| panic!("'{}' told no '{kind}', but: {:#?}", self.name, self.seen))
+            .unwrap_or_else(|| panic!("'{}' told no '{kind}', but: {:#?}", self.name, self.so_far()))
     }
 
     /// The next JSON object of this type, if it comes in time.
@@ -269,6 +270,11 @@ impl Process {
         if let Some(event) = self.json_within("event", Duration::from_millis(400)) {
             panic!("'{}' got an event that it should not: {event}", self.name);
         }
+    }
+
+    /// Everything it has said so far.
+    pub(crate) fn so_far(&self) -> Vec<&str> {
+        self.seen.iter().map(|(_, line)| line.as_str()).collect()
     }
 
     /// Sends a signal.
