@@ -12,6 +12,7 @@ mod packet;
 mod paths;
 mod record;
 mod refusal;
+mod renewal;
 mod revoke;
 mod seeded;
 mod send;

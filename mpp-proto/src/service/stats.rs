@@ -73,6 +73,8 @@ pub struct ServiceStats {
     pub suggested: u64,
     /// Times a device was followed to another path.
     pub migrations: u64,
+    /// Tickets given for older ones.
+    pub renewed: u64,
     /// Stateless resets sent.
     pub resets: u64,
     /// Answers 409 that were due and not sent, since the device got one within the second before.

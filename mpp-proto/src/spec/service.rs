@@ -14,7 +14,7 @@ use crate::channel::{CollapseKey, Event, Urgency};
 use crate::ids::{Epoch, RequestId, Rights, Serial, StoreId, StoreSet};
 use crate::path::{Disposition, DropReason};
 use crate::service::{AccountHead, DeferPolicy};
-use crate::wire::{Ack, Code, Direction, Header, Message, Post, Subscribe};
+use crate::wire::{Ack, Close, Code, Direction, Header, Message, PacketExtension, Post, Subscribe};
 
 const STATUS: u8 = 4;
 const NOTIFY: u8 = 5;
@@ -471,7 +471,14 @@ fn an_event_for_those_who_are_connected_is_missed_by_nobody_else() {
     }
     assert_eq!(notify(&device.take(&mut world)).unwrap().2, [3, 4], "the ring holds two");
     world.run(ms(10));
-    let mut late = Stranger::half_open(&mut world, &Wish::new(2));
+    // A device that agrees on new keys is connected all the while.
+    let mut new = Stranger::half_open(&mut world, &Wish::new(2));
+    assert_eq!(notify(&new.beat(&mut world, Serial::ZERO)).unwrap().2, [3, 4]);
+    let close = Close { code: Code::CLOSED, reason: "", retry_after: Duration::ZERO };
+    let header = new.header();
+    new.put(&mut world, &header, &[PacketExtension::Close(close)], &[]);
+    new.take(&mut world);
+    let mut late = Stranger::half_open(&mut world, &Wish::new(3));
     assert_eq!(late.lost, StoreSet::EMPTY);
     assert_eq!(types(&late.beat(&mut world, Serial::ZERO)), [STATUS]);
     assert!(device.take(&mut world).is_empty());
