@@ -21,6 +21,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod width;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;

@@ -73,6 +73,8 @@ pub struct ServiceStats {
     pub suggested: u64,
     /// Times a device was followed to another path.
     pub migrations: u64,
+    /// Connections ended because large packets did not get through any more and small ones did.
+    pub shrunk: u64,
     /// Tickets given for older ones.
     pub renewed: u64,
     /// Stateless resets sent.

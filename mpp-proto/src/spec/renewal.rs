@@ -380,3 +380,34 @@ fn a_serial_near_the_end_is_not_adopted() {
         assert!(serial < 1 << 48);
     }
 }
+
+// SPEC: R-nonce-unique
+#[test]
+fn no_nonce_is_used_twice_over_either_connection() {
+    let (mut host, step1) = Host::worn();
+    let mut old = host.side();
+    let (mut old_numbers, mut new_numbers) = (Vec::new(), Vec::new());
+    for round in 0..40 {
+        host.now = host.now + secs(1);
+        if round == 8 {
+            assert_eq!(host.answer(&step1), Disposition::Accepted);
+        }
+        if round % 10 == 3 && round > 10 {
+            host.device.handle_network_change(host.now);
+        }
+        let _ = host.device.query_endpoint(host.now);
+        for packet in host.take() {
+            if let Some(opened) = host.over(&mut old, |host| host.open(&packet)) {
+                old_numbers.push(opened.header.number);
+            } else if let Some(opened) = host.open(&packet) {
+                new_numbers.push(opened.header.number);
+                if round > 9 && host.request(&packet).is_some() {
+                    host.status(&packet);
+                }
+            }
+        }
+    }
+    for numbers in [old_numbers, new_numbers] {
+        assert!(numbers.len() > 5 && numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    }
+}

@@ -6,6 +6,7 @@ mod extremes;
 mod harness;
 mod paths;
 mod shards;
+mod renewal;
 mod traffic;
 
 use std::time::Duration;
