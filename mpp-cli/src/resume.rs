@@ -1,7 +1,7 @@
 //! The resume file of `mpp watch`: what the device has taken, so that a restart misses nothing and repeats nothing.
 //!
 //! `mpp resume 1`, a line feed, 16 bytes that name account and device, then what the protocol core keeps. Readable by
-//! its owner only.
+//! its owner only: once the service has renewed the ticket, the new one is in it.
 
 use std::fs;
 use std::io;
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use mpp_tokio::proto::{Resume, Ticket};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use crate::failure::{Failure, Outcome, reason};
 use crate::state::{StateDir, write_private};
@@ -23,7 +24,7 @@ pub(crate) struct ResumeFile {
     path: PathBuf,
     device: [u8; NAME],
     /// What is on the disk, so that the same is not written again.
-    written: Vec<u8>,
+    written: Option<Resume>,
 }
 
 impl ResumeFile {
@@ -41,9 +42,9 @@ impl ResumeFile {
                 state.path().join(format!("watch-{}.resume", hex(&device)))
             }
         };
-        let mut file = Self { path, device, written: Vec::new() };
+        let mut file = Self { path, device, written: None };
         let bytes = match fs::read(&file.path) {
-            Ok(bytes) => bytes,
+            Ok(bytes) => Zeroizing::new(bytes),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((file, None)),
             Err(e) => {
                 return Err(Failure::new(format_args!(
@@ -61,7 +62,7 @@ impl ResumeFile {
                 shell_word(&file.path.to_string_lossy())
             ))
         })?;
-        file.written = bytes;
+        file.written = Some(resume.clone());
         Ok((file, Some(resume)))
     }
 
@@ -76,10 +77,10 @@ impl ResumeFile {
 
     /// Replaces what is kept.
     pub(crate) fn save(&mut self, resume: &Resume) -> Outcome<()> {
-        let bytes = [MAGIC, &self.device, &resume.to_bytes()].concat();
-        if bytes == self.written {
+        if self.written.as_ref() == Some(resume) {
             return Ok(());
         }
+        let bytes = Zeroizing::new([MAGIC, &self.device, &resume.to_bytes()].concat());
         write_private(&self.path, &bytes).map_err(|e| {
             Failure::new(format_args!(
                 "cannot write the resume file {}: {}: what was printed will come again",
@@ -87,7 +88,7 @@ impl ResumeFile {
                 reason(&e)
             ))
         })?;
-        self.written = bytes;
+        self.written = Some(resume.clone());
         Ok(())
     }
 }

@@ -125,6 +125,8 @@ impl Watch {
                 // What is lost has been said, so it may be kept that it was.
                 self.file.save(&self.client.resume())
             }
+            // The ticket is kept with the position.
+            ClientEvent::TicketRenewed { .. } => self.file.save(&self.client.resume()),
             ClientEvent::Disconnected { .. } => {
                 self.is_connected = false;
                 Ok(())

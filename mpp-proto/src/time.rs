@@ -85,6 +85,11 @@ impl UnixTime {
     pub const fn as_millis(self) -> u64 {
         self.0
     }
+
+    /// The time since `earlier`; zero if that lies after.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
 }
 
 impl Add<Duration> for UnixTime {

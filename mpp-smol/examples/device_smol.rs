@@ -1,10 +1,20 @@
 //! A device on smol that remembers in a file how far it has got, so that a crash loses nothing:
 //! `device_smol TICKET FILE [NOTIFICATIONS]`
 
+use std::io::{self, Write as _};
 use std::{env, fs};
 
 use mpp_smol::Client;
 use mpp_smol::proto::Resume;
+
+/// Once the service has renewed the ticket, the new one is in what is kept.
+fn write_private(path: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.write_all(bytes)
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -21,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .on_resume(move |resume| {
             // The whole file or the old one, never half of it.
             let new = format!("{file}.new");
-            if let Err(e) = fs::write(&new, resume.to_bytes()).and_then(|()| fs::rename(&new, &file)) {
+            if let Err(e) = write_private(&new, &resume.to_bytes()).and_then(|()| fs::rename(&new, &file)) {
                 eprintln!("cannot save the position: {e}");
             }
         })

@@ -117,6 +117,7 @@ fn event_line(event: &ClientEvent) -> Option<String> {
             format!("disconnected: {}; next attempt in {}", why(*reason), duration(*retry_in))
         }
         ClientEvent::ObservedEndpoint(address) => format!("seen from {address}"),
+        ClientEvent::TicketRenewed { .. } => "the service has renewed the ticket".to_owned(),
         ClientEvent::RenewTicket { code } => {
             format!("the service does not take the ticket any more ({code}): get a new one with 'mpp ticket'")
         }
@@ -160,6 +161,12 @@ fn event_json(event: &ClientEvent) -> Option<Value> {
             json!({ "type": "observed", "observed": address.to_string() })
         }
         ClientEvent::RenewTicket { code } => json!({ "type": "renew-ticket", "code": code.number() }),
+        ClientEvent::KeysRenewed(c) => {
+            json!({ "type": "keys-renewed", "forward_secret": c.forward_secret, "newest": c.newest.0 })
+        }
+        ClientEvent::TicketRenewed { expiry } => {
+            json!({ "type": "ticket-renewed", "expires_ms": expiry.as_millis() })
+        }
         ClientEvent::State(ConnectionState::Unacknowledged) => json!({ "type": "unacknowledged" }),
         _ => return None,
     })

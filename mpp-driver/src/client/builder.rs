@@ -73,6 +73,8 @@ impl<R> ClientBuilder<R> {
     /// Calls `save` with what [`Client::resume`] returns: once at the start, and whenever it has changed, so that it
     /// can be kept. It is called on the client's task: it should be quick, and it must not panic.
     ///
+    /// Once the service has renewed the ticket, it holds the new one: keep it where only its owner can read it.
+    ///
     /// If the process dies before `save` has returned, the next client resumes from the older position, and what lies
     /// between the two comes again. Nothing is missed silently.
     pub fn on_resume(mut self, save: impl FnMut(&Resume) + Send + 'static) -> Self {

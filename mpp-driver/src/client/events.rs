@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use mpp_proto::{Code, Connected, ConnectionState, DisconnectReason};
+use mpp_proto::{Code, Connected, ConnectionState, DisconnectReason, UnixTime};
 
 use super::state::Shared;
 use crate::wake::{Waiting, Wakes};
@@ -22,6 +22,13 @@ const KEPT: usize = 64;
 pub enum ClientEvent {
     /// Connected.
     Connected(Connected),
+    /// The keys are new, agreed on while the connection went on: nothing was interrupted.
+    KeysRenewed(Connected),
+    /// The service has given a new ticket, which is used from now on. [`Client::resume`](crate::Client::resume) holds it.
+    TicketRenewed {
+        /// When it ends, by the service's clock.
+        expiry: UnixTime,
+    },
     /// Not connected any more; the client tries again by itself.
     Disconnected {
         /// Why.

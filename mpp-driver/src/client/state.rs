@@ -210,6 +210,12 @@ impl State {
                 self.refused = None;
                 ClientEvent::Connected(connected)
             }
+            DeviceEvent::KeysRenewed(connected) => {
+                self.connected = Some(connected);
+                self.refused = None;
+                ClientEvent::KeysRenewed(connected)
+            }
+            DeviceEvent::TicketRenewed { expiry } => ClientEvent::TicketRenewed { expiry },
             DeviceEvent::Disconnected { reason, retry_at } => {
                 self.connected = None;
                 ClientEvent::Disconnected { reason, retry_in: retry_at.since(now) }

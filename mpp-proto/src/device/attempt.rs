@@ -49,6 +49,8 @@ pub(super) struct Proposal {
     pub(super) packet_size: u16,
     pub(super) interval: Duration,
     pub(super) forward_secrecy: bool,
+    /// Whether a connection goes on meanwhile, and moves the position.
+    pub(super) beside: bool,
 }
 
 /// An address step 1 is sent to.
@@ -70,6 +72,9 @@ struct Step {
 /// The attempt.
 pub(super) struct Attempt {
     started: Instant,
+    /// Of the ticket it was begun with, whatever ticket the device has meanwhile.
+    token: Vec<u8>,
+    secret: Secret,
     handshake: [u8; 8],
     random: [u8; 16],
     share: Option<Share>,
@@ -97,7 +102,8 @@ pub(super) enum Answered {
 
 /// What an exchange agreed on.
 pub(super) struct Agreed {
-    pub(super) keys: ConnectionKeys,
+    /// In one place from the beginning, so that no copies of them stay behind.
+    pub(super) keys: Box<ConnectionKeys>,
     /// Identifiers of the service, each with its reset token.
     pub(super) service: Vec<([u8; 16], [u8; 16])>,
     pub(super) own: [[u8; 8]; IDENTIFIERS],
@@ -109,6 +115,8 @@ pub(super) struct Agreed {
     pub(super) lease: Duration,
     pub(super) refresh_after: Duration,
     pub(super) forward_secret: bool,
+    /// The service would give another ticket for this one.
+    pub(super) renew: bool,
     pub(super) started: Instant,
     pub(super) proposal: Proposal,
     /// The round trip, if step 1 was sent to this address once only.
@@ -124,6 +132,8 @@ impl Attempt {
         let share = proposal.forward_secrecy.then(|| Share::new(zeroize::Zeroizing::new(rng.array())));
         let mut attempt = Self {
             started: now,
+            token: ticket.token().into(),
+            secret: Secret::new(*ticket.secret()),
             handshake: device_identifier(rng),
             random: [0; 16],
             share,
@@ -136,9 +146,9 @@ impl Attempt {
         let mut connect = Vec::new();
         attempt.connect().emit(&mut connect);
         let mut clear = Vec::new();
-        attempt.clear(ticket, None, None).emit(&mut clear);
-        attempt.random = initiator_random(&secret(ticket), &rng.array(), &connect, &clear);
-        attempt.add_step(ticket, None);
+        attempt.clear(None, None).emit(&mut clear);
+        attempt.random = initiator_random(&attempt.secret, &rng.array(), &connect, &clear);
+        attempt.add_step(None);
         attempt
     }
 
@@ -155,14 +165,9 @@ impl Attempt {
         }
     }
 
-    fn clear<'a>(
-        &self,
-        ticket: &'a Ticket,
-        random: Option<[u8; 16]>,
-        echo: Option<[u8; 16]>,
-    ) -> Step1Clear<'a> {
+    fn clear(&self, random: Option<[u8; 16]>, echo: Option<[u8; 16]>) -> Step1Clear<'_> {
         Step1Clear {
-            token: ticket.token(),
+            token: &self.token,
             random,
             handshake: self.handshake,
             share: self.share.as_ref().map(|s| *s.public()),
@@ -172,9 +177,9 @@ impl Attempt {
     }
 
     /// Builds step 1. An echo makes another clear part, so the seal has another key and nothing is used twice.
-    fn add_step(&mut self, ticket: &Ticket, echo: Option<[u8; 16]>) {
+    fn add_step(&mut self, echo: Option<[u8; 16]>) {
         let mut packet = Vec::new();
-        self.clear(ticket, Some(self.random), echo).emit(&mut packet);
+        self.clear(Some(self.random), echo).emit(&mut packet);
         let clear_len = packet.len();
         let connect = self.connect();
         // The packet has the size that the connection's packets will have: a completed exchange has proved it.
@@ -184,7 +189,7 @@ impl Attempt {
         let (clear, sealed) = packet.split_at_mut(clear_len);
         let room = sealed.len() - AEAD_TAG;
         if write_sealed(&mut sealed[..room], &connect).is_ok() {
-            ConnectKey::new(&secret(ticket), clear).seal(clear, sealed);
+            ConnectKey::new(&self.secret, clear).seal(clear, sealed);
             let digest = StepOneDigest::of(&packet);
             self.steps.push(Step { packet, digest });
         }
@@ -260,13 +265,7 @@ impl Attempt {
     }
 
     /// Takes an answer. Unless it is authentic the packet's bytes are left as they were.
-    pub(super) fn handle_answer(
-        &mut self,
-        now: Instant,
-        ticket: &Ticket,
-        from: SocketAddr,
-        packet: &mut [u8],
-    ) -> Answered {
+    pub(super) fn handle_answer(&mut self, now: Instant, from: SocketAddr, packet: &mut [u8]) -> Answered {
         let Ok(answer) = Answer::parse(packet) else { return Answered::Nothing };
         let (kind, clear_len) = (answer.kind, answer.clear.len());
         match kind {
@@ -275,28 +274,22 @@ impl Attempt {
                 self.hinted = true;
                 Answered::Hint(code)
             }
-            AnswerKind::Defer { challenge } => self.follow_defer(now, ticket, from, challenge),
-            AnswerKind::SealedError { .. } => self.open_error(ticket, packet, clear_len),
+            AnswerKind::Defer { challenge } => self.follow_defer(now, from, challenge),
+            AnswerKind::SealedError { .. } => self.open_error(packet, clear_len),
             AnswerKind::Complete { share, .. } => {
-                self.complete(now, ticket, from, packet, clear_len, share).unwrap_or(Answered::Nothing)
+                self.complete(now, from, packet, clear_len, share).unwrap_or(Answered::Nothing)
             }
         }
     }
 
-    fn follow_defer(
-        &mut self,
-        now: Instant,
-        ticket: &Ticket,
-        from: SocketAddr,
-        challenge: [u8; 16],
-    ) -> Answered {
+    fn follow_defer(&mut self, now: Instant, from: SocketAddr, challenge: [u8; 16]) -> Answered {
         let Some(at) = self.candidates.iter().position(|c| c.remote == from) else {
             return Answered::Nothing;
         };
         if self.steps.len() > MAX_DEFERS {
             return Answered::Nothing;
         }
-        self.add_step(ticket, Some(challenge));
+        self.add_step(Some(challenge));
         let step = self.steps.len() - 1;
         let candidate = &mut self.candidates[at];
         candidate.step = step;
@@ -305,10 +298,10 @@ impl Attempt {
         Answered::Deferred
     }
 
-    fn open_error(&self, ticket: &Ticket, packet: &mut [u8], clear_len: usize) -> Answered {
+    fn open_error(&self, packet: &mut [u8], clear_len: usize) -> Answered {
         let (clear, sealed) = packet.split_at_mut(clear_len);
         for step in &self.steps {
-            let key = ErrorKey::new(&secret(ticket), &step.digest, clear);
+            let key = ErrorKey::new(&self.secret, &step.digest, clear);
             if let Ok(plain) = key.open(clear, sealed) {
                 return match read_sealed(plain).and_then(ErrorBody::parse) {
                     Ok(ErrorBody { code, retry_after, serial, .. }) => {
@@ -324,7 +317,6 @@ impl Attempt {
     fn complete(
         &self,
         now: Instant,
-        ticket: &Ticket,
         from: SocketAddr,
         packet: &mut [u8],
         clear_len: usize,
@@ -340,7 +332,7 @@ impl Attempt {
         };
         let mut opened = None;
         for step in &self.steps {
-            let key = AnswerKey::new(&secret(ticket), agreed.as_deref(), &step.digest, clear);
+            let key = AnswerKey::new(&self.secret, agreed.as_deref(), &step.digest, clear);
             if key.open(clear, sealed).is_ok() {
                 opened = Some(key);
                 break;
@@ -352,7 +344,7 @@ impl Attempt {
         let mut own = [[0; DEVICE_IDENTIFIER]; IDENTIFIERS];
         own.copy_from_slice(self.identifiers.as_chunks().0);
         Some(Answered::Complete(Box::new(Agreed {
-            keys: key.connection_keys(),
+            keys: Box::new(key.connection_keys()),
             service: service_identifiers(response.identifiers).take(IDENTIFIERS).collect(),
             own,
             epoch: response.epoch,
@@ -363,6 +355,7 @@ impl Attempt {
             lease: response.lease,
             refresh_after: response.refresh_after,
             forward_secret: agreed.is_some(),
+            renew: response.renew,
             started: self.started,
             proposal: self.proposal,
             round_trip: (candidate.sent == 1).then(|| now.since(candidate.starts_at)),
@@ -384,10 +377,6 @@ impl Family {
             SocketAddr::V6(_) => Self::V6,
         }
     }
-}
-
-fn secret(ticket: &Ticket) -> Secret {
-    Secret::new(*ticket.secret())
 }
 
 // Step 1 of a connection of the smallest packets has room for the longest token and everything else.

@@ -29,6 +29,9 @@ pub struct DeviceConfig {
     pub packet_size: u16,
     /// Offer an X25519 share, so that a ticket that leaks later opens no recording. Default: true.
     pub forward_secrecy: bool,
+    /// Packets in a direction after which new keys are due; they are agreed on while the connection goes on. 64 to 2^22,
+    /// for tests and the cautious. Default: 2^22.
+    pub packet_limit: u32,
     /// Notifications that may wait for the application; above that (or [`DeviceConfig::queue_bytes`]) the device
     /// stops acknowledging, and the service keeps what it owes. Default: 64.
     pub queue_events: usize,
@@ -44,6 +47,7 @@ impl Default for DeviceConfig {
             interval: Duration::from_secs(25),
             packet_size: 1200,
             forward_secrecy: true,
+            packet_limit: 1 << 22,
             queue_events: 64,
             queue_bytes: 256 * 1024,
         }

@@ -1,6 +1,7 @@
 //! A device's side of one connection: packets in and out, acknowledgements, heartbeats (SPEC.md, "Data packets" and
 //! "Connection states").
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::ops::Range;
@@ -8,6 +9,7 @@ use core::time::Duration;
 
 use super::Deadlines;
 use super::attempt::Agreed;
+use super::exchange::Facts;
 use crate::crypto::{
     ConnectionKeys, PacketKeys, device_identifier, open_header, open_packet, same, seal_packet,
 };
@@ -37,6 +39,10 @@ const LEASE_GRACE: Duration = Duration::from_secs(5);
 /// over: it takes the service at its word from here on.
 const MIN_LEASE: Duration = Duration::from_secs(20);
 const MIN_REFRESH: Duration = Duration::from_secs(60);
+/// Packets in a direction after which new keys are due (SPEC.md, "Keys and their lifetimes"); with fewer than the least
+/// a device would do nothing but connect.
+const MIN_PACKETS: u32 = 64;
+const MAX_PACKETS: u32 = 1 << 22;
 
 /// A connection that has held for so long is a good one.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -48,7 +54,7 @@ const MAX_CHALLENGES: usize = 4;
 
 /// The connection.
 pub(super) struct Connection {
-    keys: ConnectionKeys,
+    keys: Box<ConnectionKeys>,
     /// The socket; none while the host opens one on another network.
     pub(super) link: Option<LinkId>,
     pub(super) remote: SocketAddr,
@@ -65,17 +71,27 @@ pub(super) struct Connection {
     /// The next packet is of full size: it shows what the new path carries.
     pad: bool,
     next_number: u64,
+    /// Packets of the service that were opened, and the highest number among them, and one: how much its keys have
+    /// sealed, at least.
+    opened: u64,
+    end: u64,
     window: PacketWindow,
     reassembler: Reassembler,
     rtt: Rtt,
     ack: PendingAck,
     /// Whether an authentic data packet has come.
     pub(super) confirmed: bool,
+    /// What the exchange said, until then.
+    pub(super) facts: Option<Facts>,
+    /// A newer connection of this device has had keys: a Close 409 may be its doing.
+    pub(super) succeeded: bool,
     agreed_at: Instant,
     pub(super) heard: Instant,
     pub(super) lease: Duration,
     pub(super) interval: Duration,
-    refresh_at: Instant,
+    /// When new keys are due, and after how many packets in a direction.
+    pub(super) refresh_at: Instant,
+    packet_limit: u64,
     heartbeat: Beat,
 }
 
@@ -115,7 +131,13 @@ pub(super) enum Fragment {
 }
 
 impl Connection {
-    pub(super) fn new(now: Instant, agreed: Agreed, link: LinkId, remote: SocketAddr) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        agreed: Agreed,
+        link: LinkId,
+        remote: SocketAddr,
+        packet_limit: u32,
+    ) -> Self {
         let mut rtt = Rtt::default();
         if let Some(round_trip) = agreed.round_trip {
             rtt.sample(round_trip);
@@ -132,11 +154,15 @@ impl Connection {
             challenges: Vec::new(),
             pad: false,
             next_number: 0,
+            opened: 0,
+            end: 0,
             window: PacketWindow::new(),
             reassembler: Reassembler::default(),
             rtt,
             ack: PendingAck::default(),
             confirmed: false,
+            facts: None,
+            succeeded: false,
             agreed_at: now,
             heard: now,
             lease: agreed.lease.max(MIN_LEASE),
@@ -147,6 +173,7 @@ impl Connection {
                 .min(agreed.lease.saturating_sub(LEASE_GRACE) / 3)
                 .max(MIN_INTERVAL),
             refresh_at: now + agreed.refresh_after.max(MIN_REFRESH),
+            packet_limit: u64::from(packet_limit.clamp(MIN_PACKETS, MAX_PACKETS)),
             heartbeat: Beat::Due(now),
         }
     }
@@ -353,9 +380,24 @@ impl Connection {
         now.since(self.agreed_at) >= SETTLED
     }
 
-    /// Whether new keys are due.
-    pub(super) fn is_worn(&self, now: Instant) -> bool {
-        self.confirmed && now >= self.refresh_at
+    /// Counts a packet that was opened and is no duplicate.
+    pub(super) fn count(&mut self, header: &Header) {
+        self.opened = self.opened.saturating_add(1);
+        self.end = self.end.max(header.number.saturating_add(1));
+    }
+
+    /// Whether one of its keys has sealed as much as it should. Said once.
+    pub(super) fn wears_out(&mut self) -> bool {
+        let worn = self.next_number.max(self.opened).max(self.end) >= self.packet_limit;
+        if worn {
+            self.packet_limit = u64::MAX;
+        }
+        worn
+    }
+
+    /// Whether anything was sent over it.
+    pub(super) const fn has_spoken(&self) -> bool {
+        self.next_number > 0
     }
 
     /// If a heartbeat is due, counts it as sent and says under which request.
@@ -457,9 +499,6 @@ impl Connection {
         if let Some(at) = self.ack.due {
             next.send(at, TimerKind::Acknowledgement);
         }
-        if self.confirmed {
-            next.act(self.refresh_at, TimerKind::Refresh);
-        }
         // The lease is over once more than its length has passed.
         next.act(self.heard + self.lease + Duration::from_micros(1), TimerKind::Heartbeat);
     }
@@ -494,7 +533,7 @@ mod tests {
     fn connection(lease: Duration, refresh_after: Duration) -> Connection {
         let digest = StepOneDigest::of(b"step 1");
         let agreed = Agreed {
-            keys: AnswerKey::new(&Secret::new([1; 32]), None, &digest, b"clear").connection_keys(),
+            keys: Box::new(AnswerKey::new(&Secret::new([1; 32]), None, &digest, b"clear").connection_keys()),
             service: alloc::vec![([1; 16], [2; 16])],
             own: [[1; 8], [2; 8], [3; 8]],
             epoch: Epoch([1; 8]),
@@ -505,6 +544,7 @@ mod tests {
             lease,
             refresh_after,
             forward_secret: false,
+            renew: false,
             started: NOW,
             proposal: Proposal {
                 connect_serial: 1,
@@ -515,10 +555,11 @@ mod tests {
                 packet_size: 1200,
                 interval: Duration::from_secs(25),
                 forward_secrecy: false,
+                beside: false,
             },
             round_trip: None,
         };
-        Connection::new(NOW, agreed, LinkId(0), SocketAddr::from(([192, 0, 2, 1], 1)))
+        Connection::new(NOW, agreed, LinkId(0), SocketAddr::from(([192, 0, 2, 1], 1)), MAX_PACKETS)
     }
 
     #[test]
@@ -538,7 +579,7 @@ mod tests {
         let mut connection = connection(Duration::ZERO, Duration::ZERO);
         connection.confirmed = true;
         let soon = NOW + Duration::from_secs(10);
-        assert!(!connection.is_dead(soon) && !connection.is_worn(soon));
+        assert!(!connection.is_dead(soon) && connection.refresh_at > soon);
         assert_eq!(connection.interval, MIN_INTERVAL);
     }
 

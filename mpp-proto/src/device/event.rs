@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use crate::ids::{RequestId, Serial, StoreSet};
 use crate::path::LinkId;
-use crate::time::Instant;
+use crate::time::{Instant, UnixTime};
 use crate::wire::Code;
 
 /// The state of a device's connection (SPEC.md, "Connection states").
@@ -73,6 +73,9 @@ pub enum DeviceEvent {
     },
     /// Connected.
     Connected(Connected),
+    /// A new connection has taken the place of the one before, which went on until then: the keys are new, and nothing
+    /// was interrupted.
+    KeysRenewed(Connected),
     /// Not connected any more; the device tries again by itself.
     Disconnected {
         /// Why.
@@ -98,6 +101,12 @@ pub enum DeviceEvent {
     RenewTicket {
         /// What the service said.
         code: Code,
+    },
+    /// The service has given the device a new ticket, which is used from now on: [`Device::ticket`](super::Device::ticket)
+    /// and [`Resume`](super::Resume) hold it.
+    TicketRenewed {
+        /// When it ends, by the service's clock.
+        expiry: UnixTime,
     },
     /// The state changed.
     State(ConnectionState),
@@ -175,8 +184,6 @@ pub enum DisconnectReason {
     LinkLost,
     /// The service sent what the protocol does not allow.
     ProtocolError,
-    /// The keys are old: the device connects anew for fresh ones.
-    Refresh,
 }
 
 /// Why a request failed.

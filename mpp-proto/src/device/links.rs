@@ -41,6 +41,12 @@ impl Links {
         }
     }
 
+    /// The family of a link that is open or has been asked for.
+    pub(super) fn family_of(&self, link: LinkId) -> Option<Family> {
+        let is = |slot| slot == Slot::Asked(link) || slot == Slot::Open(link);
+        [(Family::V4, self.v4), (Family::V6, self.v6)].into_iter().find(|(_, s)| is(*s)).map(|(f, _)| f)
+    }
+
     /// The link to ask the host for, if there is none of this family and none has been asked for.
     pub(super) fn ask(&mut self, family: Family) -> Option<LinkId> {
         let link = LinkId(self.next);

@@ -4,16 +4,19 @@ mod attempt;
 mod config;
 mod connection;
 mod event;
+mod exchange;
 mod inbox;
+mod life;
 mod links;
+mod phase;
 mod receive;
 mod requests;
 mod resume;
 mod send;
 mod stats;
+mod tickets;
 
 use alloc::collections::VecDeque;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -29,12 +32,14 @@ pub use event::{
 pub use resume::{Resume, ResumeError};
 pub use stats::DeviceStats;
 
-use attempt::{Attempt, Proposal};
 use connection::Connection;
 use inbox::Inbox;
 use links::Links;
+use phase::{Phase, Successor};
+use receive::Whose;
 use requests::{Ask, MAX_REQUESTS, Requests};
 use resume::Anchor;
+use tickets::Tickets;
 
 use crate::channel::{Event, Notification};
 use crate::ids::{RequestId, Serial, StoreSet};
@@ -42,14 +47,8 @@ use crate::path::{Datagram, Disposition, LinkId, Transmit};
 use crate::random::{Rng, Seed};
 use crate::time::{Calendar, Instant, UnixTime};
 use crate::wakeup::{TimerKind, Wakeup};
-use crate::wire::{Emit, Endpoint, MIN_PACKET, SERVICE_IDENTIFIER, Ticket, fragment_capacity};
+use crate::wire::{Emit, MIN_PACKET, SERVICE_IDENTIFIER, Ticket, fragment_capacity};
 
-/// The longest wait between attempts that nobody answers.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
-/// The first and the longest wait after the service refused the ticket.
-const SLOW_RETRY: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::from_secs(6 * 3600));
-/// A device that was reset waits up to this long, so that not all come at once.
-const RESET_SPREAD: Duration = Duration::from_secs(2);
 /// How long a new position may wait for a packet to go along with.
 const POSITION_DELAY: Duration = Duration::from_millis(25);
 /// Events that wait for the host; more are only made by a host that takes none.
@@ -65,7 +64,7 @@ const MAX_EVENTS: usize = 256;
 /// `now` never goes back.
 pub struct Device {
     config: Arc<DeviceConfig>,
-    ticket: Ticket,
+    tickets: Tickets,
     rng: Rng,
     calendar: Calendar,
     links: Links,
@@ -85,28 +84,12 @@ pub struct Device {
     service_clock: Option<ServiceClock>,
     state: ConnectionState,
     events: VecDeque<DeviceEvent>,
-    /// What the exchange said, until the connection is confirmed.
-    facts: Option<receive::Facts>,
     /// When the service is told how far the application has got.
     position_due: Option<Instant>,
     /// The latest time that was handled: what is due by then waits for `poll_transmit`, not for `handle_timeout`.
     handled: Instant,
     attempts: usize,
     stats: DeviceStats,
-}
-
-/// What the device is doing.
-enum Phase {
-    /// Waiting for the next attempt.
-    Waiting(Instant),
-    /// Exchanging.
-    Attempting(Attempt),
-    /// Has keys. Confirmed or not, it is alive.
-    Connected(Connection),
-    /// Saying farewell.
-    Closing { connection: Connection, next: Instant, ends: Instant },
-    /// Closed for good.
-    Closed,
 }
 
 /// What time it is at the service: from the sample with the shortest round trip.
@@ -128,14 +111,14 @@ impl Device {
         now: Instant,
         clock: UnixTime,
     ) -> Self {
-        let (anchor, connect_serial) = match resume {
-            Some(resume) => (resume.anchor, resume.connect_serial),
-            None => (Anchor { covered: config.filter, ..Anchor::default() }, 0),
+        let (anchor, connect_serial, renewed) = match resume {
+            Some(resume) => (resume.anchor, resume.connect_serial, resume.renewed),
+            None => (Anchor { covered: config.filter, ..Anchor::default() }, 0, None),
         };
         Self {
             filter: config.filter,
             inbox: Inbox::new(config.acknowledgement, config.queue_events, config.queue_bytes, anchor),
-            ticket,
+            tickets: Tickets::new(ticket, renewed),
             rng: Rng::new(seed),
             calendar: Calendar::new(now, clock),
             links: Links::default(),
@@ -150,7 +133,6 @@ impl Device {
             service_clock: None,
             state: ConnectionState::Connecting,
             events: VecDeque::new(),
-            facts: None,
             position_due: None,
             handled: Instant::ZERO,
             attempts: 0,
@@ -162,14 +144,7 @@ impl Device {
     /// Whether this packet could be for this device: for a socket shared with foreign traffic. Costs a comparison of
     /// a few bytes; the first 8 are enough, but for a reset, which only the whole packet shows.
     pub fn recognizes(&self, packet: &[u8]) -> bool {
-        match &self.phase {
-            Phase::Attempting(attempt) => attempt.recognizes(packet),
-            Phase::Connected(connection) | Phase::Closing { connection, .. } => {
-                connection.recognizes(packet)
-                    || crate::wire::reset_token(packet).is_some_and(|token| connection.is_reset(token))
-            }
-            Phase::Waiting(_) | Phase::Closed => false,
-        }
+        self.whose(packet) != Whose::Nobody
     }
 
     /// Takes a received datagram.
@@ -184,50 +159,41 @@ impl Device {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handled = self.handled.max(now);
-        match &mut self.phase {
-            Phase::Waiting(at) if *at <= now => self.start_attempt(now),
-            Phase::Attempting(attempt) if attempt.ends_at() <= now => {
-                self.failures = self.failures.saturating_add(1);
-                let cap = back_off(self.failures);
-                let wait = self.rng.duration(Duration::from_secs(1), cap);
-                self.retry(now + wait);
-            }
-            Phase::Connected(connection) if connection.is_dead(now) => {
-                let reason = DisconnectReason::TimedOut;
-                // One that was never confirmed was no connection, but an attempt that failed.
-                if connection.confirmed {
-                    self.disconnect(now, reason, now);
-                } else {
-                    self.failures = self.failures.saturating_add(1);
-                    let wait = self.rng.duration(Duration::ZERO, Duration::from_secs(1));
-                    self.disconnect(now, reason, now + wait);
-                }
-                self.handle_timeout(now);
-            }
-            Phase::Connected(connection) if connection.is_worn(now) => {
-                self.disconnect(now, DisconnectReason::Refresh, now);
-                self.handle_timeout(now);
-            }
-            Phase::Connected(_) => {
-                while let Some(request) = self.requests.next_expired(now) {
-                    self.push(DeviceEvent::Failed { request, error: RequestError::TimedOut });
-                }
-            }
-            Phase::Closing { ends, .. } if *ends <= now => self.phase = Phase::Closed,
-            _ => {}
-        }
+        self.tend(now);
     }
 
     /// Answers [`DeviceEvent::OpenLink`], or says that a link is gone.
     pub fn handle_link(&mut self, now: Instant, link: LinkId, state: LinkState) {
         let failed = state == LinkState::Failed;
+        let family = self.links.family_of(link);
         self.links.set(link, state);
-        if let Phase::Connected(connection) = &mut self.phase {
-            let wanted = connection.link.is_none();
-            if failed && (wanted || connection.link == Some(link)) {
+        let gone = |c: &Connection| {
+            failed && (c.link == Some(link) || c.link.is_none() && family == Some(Family::of(&c.remote)))
+        };
+        if let Phase::Connected { connection, successor } = &mut self.phase {
+            let (lost, new_lost) = match successor {
+                Successor::Confirming(new) => (gone(connection), gone(new)),
+                // It goes on with the links it has, or ends.
+                Successor::Due(_) | Successor::Attempting(_) => (gone(connection), false),
+            };
+            // What was sent over the link has no answer.
+            if lost && (new_lost || !matches!(successor, Successor::Confirming(_))) {
                 self.disconnect(now, DisconnectReason::LinkLost, now);
-            } else if wanted && self.links.open(Family::of(&connection.remote)) == Some(link) {
-                connection.arrive(now, link);
+            } else if lost {
+                self.lose(now, DisconnectReason::LinkLost, now);
+            } else if new_lost {
+                self.attempt_failed(now);
+            } else {
+                let open = &self.links;
+                let new = match successor {
+                    Successor::Confirming(new) => Some(new),
+                    _ => None,
+                };
+                for c in core::iter::once(connection).chain(new).filter(|c| c.link.is_none()) {
+                    if open.open(Family::of(&c.remote)) == Some(link) {
+                        c.arrive(now, link);
+                    }
+                }
             }
         }
         self.handle_timeout(now);
@@ -235,7 +201,7 @@ impl Device {
 
     /// Answers [`DeviceEvent::Resolve`]; no address: the name could not be looked up.
     pub fn handle_resolved(&mut self, now: Instant, id: ResolveId, addresses: &[SocketAddr]) {
-        if let Phase::Attempting(attempt) = &mut self.phase
+        if let Some(attempt) = self.phase.attempt_mut()
             && id.0 == self.resolve_id
         {
             attempt.add_candidates(now, addresses);
@@ -248,15 +214,23 @@ impl Device {
         for link in self.links.forget() {
             self.push(DeviceEvent::CloseLink(link));
         }
+        let mut families = Vec::new();
         match &mut self.phase {
-            Phase::Connected(connection) if connection.confirmed => {
+            Phase::Connected { connection, successor } if connection.confirmed => {
                 connection.leave();
-                let family = Family::of(&connection.remote);
-                if let Some(link) = self.links.ask(family) {
-                    self.push(DeviceEvent::OpenLink { link, family });
+                families.push(Family::of(&connection.remote));
+                match successor {
+                    // Its answers would go to where the device is not any more.
+                    Successor::Attempting(_) => *successor = Successor::Due(now),
+                    // The service may know it already, so it moves too.
+                    Successor::Confirming(new) => {
+                        new.leave();
+                        families.push(Family::of(&new.remote));
+                    }
+                    Successor::Due(_) => {}
                 }
             }
-            Phase::Connected(_) => self.disconnect(now, DisconnectReason::LinkLost, now),
+            Phase::Connected { .. } => self.disconnect(now, DisconnectReason::LinkLost, now),
             Phase::Waiting(_) | Phase::Attempting(_) => {
                 self.failures = 0;
                 self.phase = Phase::Waiting(now);
@@ -264,7 +238,15 @@ impl Device {
             Phase::Closing { .. } => self.phase = Phase::Closed,
             Phase::Closed => return,
         }
+        families.into_iter().for_each(|family| self.ask_link(family));
         self.handle_timeout(now);
+    }
+
+    /// Asks the host for a socket of this family, if there is none and none has been asked for.
+    fn ask_link(&mut self, family: Family) {
+        if let Some(link) = self.links.ask(family) {
+            self.push(DeviceEvent::OpenLink { link, family });
+        }
     }
 
     /// Corrects the civil clock: `clock` is the time at `now`.
@@ -341,22 +323,43 @@ impl Device {
         }
     }
 
-    /// Uses this ticket from now on, at once if there is no connection.
+    /// Uses this ticket from now on, at once if there is no connection. What the service gave for the one before is
+    /// forgotten.
     pub fn renew(&mut self, now: Instant, ticket: Ticket) {
-        self.ticket = ticket;
-        self.refusals = 0;
-        if matches!(self.phase, Phase::Waiting(_) | Phase::Attempting(_)) {
-            self.failures = 0;
-            self.phase = Phase::Waiting(now);
-            self.handle_timeout(now);
+        self.tickets.give(ticket);
+        self.requests.forget_ticket();
+        let was_refused = core::mem::take(&mut self.refusals) > 0;
+        match &mut self.phase {
+            Phase::Waiting(_) | Phase::Attempting(_) => {
+                self.failures = 0;
+                self.phase = Phase::Waiting(now);
+            }
+            // New keys are due, and were refused to the old ticket.
+            Phase::Connected { successor: Successor::Due(at), .. } if was_refused => *at = (*at).min(now),
+            Phase::Connected { successor: successor @ Successor::Attempting(_), .. } => {
+                *successor = Successor::Due(now);
+            }
+            Phase::Connected { .. } | Phase::Closing { .. } | Phase::Closed => return,
         }
+        self.handle_timeout(now);
+    }
+
+    /// The ticket in use: the host's, or the newest one that the service has given for it.
+    pub const fn ticket(&self) -> &Ticket {
+        self.tickets.current()
     }
 
     /// Says farewell and stops. [`is_drained`](Self::is_drained) says when there is nothing more to send.
     pub fn close(&mut self, now: Instant) {
+        // If the service has heard of a newer connection, a farewell over that one ends both.
+        if self.phase.confirming().is_some_and(Connection::has_spoken) {
+            self.take_over();
+        }
         let phase = core::mem::replace(&mut self.phase, Phase::Closed);
         match phase {
-            Phase::Connected(connection) if connection.confirmed => {
+            Phase::Connected { connection, .. }
+                if connection.confirmed || self.state != ConnectionState::Connecting =>
+            {
                 let ends = now + connection.pto() * 3;
                 self.phase = Phase::Closing { connection, next: now, ends };
             }
@@ -378,7 +381,7 @@ impl Device {
 
     /// Counters since the start.
     pub fn stats(&self) -> DeviceStats {
-        let Phase::Connected(connection) = &self.phase else { return self.stats };
+        let Phase::Connected { connection, .. } = &self.phase else { return self.stats };
         let (partial_bytes, partial_memory) = connection.partials();
         let round_trip = connection.round_trip();
         DeviceStats { round_trip, partial_bytes, partial_memory, ..self.stats }
@@ -386,9 +389,13 @@ impl Device {
 
     /// What to remember across a restart: as far as the application has got. It changes when
     /// [`poll_notification`](Self::poll_notification) is asked (automatic mode) or with
-    /// [`acknowledge`](Self::acknowledge) (manual mode).
+    /// [`acknowledge`](Self::acknowledge) (manual mode), and with [`DeviceEvent::TicketRenewed`].
     pub fn resume(&self) -> Resume {
-        Resume { anchor: *self.inbox.settled(), connect_serial: self.connect_serial }
+        Resume {
+            anchor: *self.inbox.settled(),
+            connect_serial: self.connect_serial,
+            renewed: self.tickets.kept(),
+        }
     }
 
     /// The address from which the service sees this device.
@@ -425,7 +432,7 @@ impl Device {
         // What was refused for want of room may come now: any packet makes the service go on.
         if !had_room
             && self.inbox.has_room()
-            && let Phase::Connected(connection) = &mut self.phase
+            && let Some(connection) = self.phase.connection_mut()
         {
             connection.beat_now(now);
         }
@@ -445,9 +452,10 @@ impl Device {
             Phase::Attempting(attempt) => {
                 attempt.deadlines(|family| self.links.open(family).is_some(), &mut next);
             }
-            Phase::Connected(connection) => {
+            Phase::Connected { connection, successor } => {
                 connection.deadlines(&mut next);
                 if connection.confirmed {
+                    successor.deadlines(&self.links, &mut next);
                     self.requests.deadlines(&mut next);
                     if let Some(at) = self.position_due {
                         next.send(at, TimerKind::Acknowledgement);
@@ -463,96 +471,17 @@ impl Device {
         next.next
     }
 
-    /// Begins an attempt: each round with the next endpoint first.
-    fn start_attempt(&mut self, now: Instant) {
-        let unix = self.calendar.unix(now).as_millis();
-        self.connect_serial = unix.max(self.connect_serial.saturating_add(1));
-        let Anchor { epoch, position, covered } = *self.inbox.received();
-        let proposal = Proposal {
-            connect_serial: self.connect_serial,
-            epoch,
-            position,
-            filter: self.filter,
-            covered,
-            packet_size: self.config.packet_size.clamp(MIN_PACKET as u16, crate::wire::MAX_PACKET as u16),
-            interval: self.config.interval,
-            forward_secrecy: self.config.forward_secrecy,
-        };
-        let mut attempt = Attempt::new(now, &self.ticket, proposal, &mut self.rng);
-        let endpoints = self.ticket.endpoints();
-        let first = self.attempts % endpoints.len().max(1);
-        self.attempts = self.attempts.wrapping_add(1);
-        let mut name: Option<(String, u16)> = None;
-        let mut addresses = Vec::new();
-        for endpoint in endpoints[first..].iter().chain(&endpoints[..first]) {
-            match endpoint {
-                Endpoint::Address(address) => addresses.push(*address),
-                // One name a round: what it stands for comes later than the addresses, and is tried after them.
-                Endpoint::Name { host, port } if name.is_none() => name = Some((host.clone(), *port)),
-                Endpoint::Name { .. } => {}
-            }
-        }
-        attempt.add_candidates(now, &addresses);
-        self.phase = Phase::Attempting(attempt);
-        if let Some((host, port)) = name {
-            self.resolve_id = self.resolve_id.wrapping_add(1);
-            self.push(DeviceEvent::Resolve { id: ResolveId(self.resolve_id), host, port });
-        }
-        self.set_state(ConnectionState::Connecting);
-        self.open_links();
-    }
-
-    /// Asks the host for the sockets that the attempt needs.
-    fn open_links(&mut self) {
-        let Phase::Attempting(attempt) = &self.phase else { return };
-        let needed: Vec<_> = attempt.families().collect();
-        for family in needed {
-            if let Some(link) = self.links.ask(family) {
-                self.push(DeviceEvent::OpenLink { link, family });
-            }
-        }
-    }
-
-    /// The attempt failed; the next one is due at `at`.
-    fn retry(&mut self, at: Instant) {
-        self.phase = Phase::Waiting(at);
-        self.push(DeviceEvent::AttemptFailed { retry_at: at });
-    }
-
-    /// The connection is gone; the next attempt is due at `retry_at`.
-    fn disconnect(&mut self, now: Instant, reason: DisconnectReason, retry_at: Instant) {
-        debug_assert!(retry_at >= now);
-        let phase = core::mem::replace(&mut self.phase, Phase::Waiting(retry_at));
-        self.requests.pause();
-        self.position_due = None;
-        self.facts = None;
-        self.set_state(ConnectionState::Connecting);
-        match phase {
-            Phase::Connected(connection) if connection.confirmed => {
-                self.push(DeviceEvent::Disconnected { reason, retry_at });
-            }
-            _ => self.push(DeviceEvent::AttemptFailed { retry_at }),
-        }
-    }
-
-    /// It is over: nothing that waits will be answered.
-    fn finish(&mut self, reason: DisconnectReason) {
-        if self.state == ConnectionState::Aborted {
-            return;
-        }
-        let waiting: Vec<_> = self.requests.drain().collect();
-        for request in waiting {
-            self.push(DeviceEvent::Failed { request, error: RequestError::Closed });
-        }
-        self.state = ConnectionState::Aborted;
-        self.push(DeviceEvent::State(ConnectionState::Aborted));
-        self.push(DeviceEvent::Aborted(reason));
-    }
-
     /// How far the application has got has changed: the service is told soon, with what else goes there.
     fn position_moved(&mut self, now: Instant) {
-        if self.position_due.is_none() && matches!(self.phase, Phase::Connected(_)) {
+        if self.position_due.is_none() && matches!(self.phase, Phase::Connected { .. }) {
             self.position_due = Some(now + POSITION_DELAY);
+        }
+    }
+
+    /// Tells the application that its request has failed; of the device's own it does not know.
+    fn fail(&mut self, (request, ask): (RequestId, Ask), error: RequestError) {
+        if !matches!(ask, Ask::Ticket) {
+            self.push(DeviceEvent::Failed { request, error });
         }
     }
 
@@ -569,11 +498,6 @@ impl Device {
         }
         self.events.push_back(event);
     }
-}
-
-/// The longest wait after so many failures in a row.
-fn back_off(failures: u32) -> Duration {
-    Duration::from_secs(1 << failures.min(6)).min(MAX_BACKOFF)
 }
 
 /// The earliest of several deadlines.
@@ -600,7 +524,7 @@ impl fmt::Debug for Device {
     // Its parts hold keys and payloads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Device")
-            .field("account", &self.ticket.account())
+            .field("account", &self.ticket().account())
             .field("state", &self.state)
             .field("stats", &self.stats)
             .finish_non_exhaustive()

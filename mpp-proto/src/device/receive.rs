@@ -3,20 +3,20 @@
 use core::time::Duration;
 
 use bytes::Bytes;
+use zeroize::Zeroize;
 
-use super::attempt::{Agreed, Answered};
-use super::connection::{Connection, Fragment};
-use super::event::{Connected, DeviceEvent, DisconnectReason, RequestError};
+use super::connection::Fragment;
+use super::event::{DeviceEvent, RequestError};
+use super::phase::{Phase, Successor};
 use super::requests::Ask;
 use super::resume::Anchor;
-use super::{ConnectionState, Device, Phase, RESET_SPREAD, SLOW_RETRY, ServiceClock, back_off};
+use super::{ConnectionState, Device, ServiceClock};
 use crate::channel::{CollapseKey, NotificationKind};
-use crate::ids::{Epoch, Serial};
-use crate::path::{Datagram, Disposition, DropReason, Path};
+use crate::path::{Datagram, Disposition, DropReason};
 use crate::rud::replay::Seen;
 use crate::time::{Calendar, Instant, UnixTime};
 use crate::wire::{
-    Close, Code, Direction, Events, Header, Message, Notify, PacketExtension, Status, StoreStatuses,
+    Direction, Events, Header, Message, Notify, PacketExtension, Status, StoreStatuses, TICKET_RESPONSE,
     parse_plaintext, reset_token,
 };
 
@@ -25,29 +25,46 @@ const CLOCK_AGE: Duration = Duration::from_secs(600);
 /// By so much two samples of one clock may disagree beyond what their round trips explain: its rate, and its keeper's
 /// small corrections. More says that the clock was set, and then the older sample is worth nothing.
 const CLOCK_DRIFT: Duration = Duration::from_secs(2);
-/// A service can send a device away for this long at most: one that is mistaken must not silence it.
-const MAX_RETRY_AFTER: Duration = SLOW_RETRY.1;
+
+/// Whether a packet brought a ticket.
+fn holds_secret(plaintext: &[u8]) -> bool {
+    let plaintext = parse_plaintext(plaintext, Direction::ToInitiator);
+    plaintext.is_ok_and(|plaintext| plaintext.fragment.first() == Some(&TICKET_RESPONSE))
+}
+
+/// Whose a received packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// An answer to the attempt that runs.
+    Attempt,
+    /// Data of the connection in use, or of the one that is being closed.
+    Connection,
+    /// Data of the connection that is to take its place.
+    Successor,
+    /// The service does not know the connection.
+    Reset,
+    /// The service does not know the one that is to take its place.
+    SuccessorReset,
+    /// It is not for this device.
+    Nobody,
+}
 
 impl Device {
     pub(super) fn receive(&mut self, now: Instant, datagram: Datagram<'_>) -> Disposition {
         let size = datagram.payload.len() as u64;
-        let disposition = match &self.phase {
-            Phase::Attempting(attempt) if attempt.recognizes(datagram.payload) => {
-                self.receive_answer(now, datagram)
-            }
-            Phase::Connected(c) | Phase::Closing { connection: c, .. } if c.recognizes(datagram.payload) => {
-                self.receive_data(now, datagram)
-            }
-            Phase::Connected(c) if reset_token(datagram.payload).is_some_and(|token| c.is_reset(token)) => {
-                let wait = self.rng.duration(Duration::ZERO, RESET_SPREAD);
-                self.disconnect(now, DisconnectReason::Reset, now + wait);
+        let disposition = match self.whose(datagram.payload) {
+            Whose::Attempt => self.receive_answer(now, datagram),
+            Whose::Connection => self.receive_data(now, datagram, false),
+            Whose::Successor => self.receive_data(now, datagram, true),
+            Whose::Reset => {
+                self.reset(now);
                 Disposition::Accepted
             }
-            Phase::Waiting(_)
-            | Phase::Attempting(_)
-            | Phase::Connected(_)
-            | Phase::Closing { .. }
-            | Phase::Closed => Disposition::NotForUs,
+            Whose::SuccessorReset => {
+                self.attempt_failed(now);
+                Disposition::Accepted
+            }
+            Whose::Nobody => Disposition::NotForUs,
         };
         match disposition {
             Disposition::Accepted => {
@@ -60,110 +77,35 @@ impl Device {
         disposition
     }
 
-    fn receive_answer(&mut self, now: Instant, datagram: Datagram<'_>) -> Disposition {
-        let Datagram { path, payload } = datagram;
-        let Phase::Attempting(attempt) = &mut self.phase else { return Disposition::NotForUs };
-        match attempt.handle_answer(now, &self.ticket, path.remote, payload) {
-            Answered::Nothing => Disposition::Dropped(DropReason::Unauthentic),
-            Answered::Deferred => Disposition::Accepted,
-            Answered::Hint(code) => {
-                self.push(DeviceEvent::Hint { code, from: path.remote });
-                Disposition::Accepted
-            }
-            Answered::Refused { code, retry_after, serial } => {
-                self.refused(now, code, retry_after, serial);
-                Disposition::Accepted
-            }
-            Answered::Complete(agreed) => {
-                self.agreed(now, *agreed, path);
-                Disposition::Accepted
-            }
+    /// Whose packet this is.
+    pub(super) fn whose(&self, packet: &[u8]) -> Whose {
+        if self.phase.attempt().is_some_and(|attempt| attempt.recognizes(packet)) {
+            return Whose::Attempt;
         }
-    }
-
-    /// An authentic refusal of the attempt.
-    fn refused(&mut self, now: Instant, code: Code, retry_after: Duration, serial: Option<u64>) {
-        let retry_after = retry_after.min(MAX_RETRY_AFTER);
-        match code {
-            // The clock went back, or another device has this name: go on from the serial that the service knows.
-            Code::CONFLICT => {
-                self.connect_serial = self.connect_serial.max(serial.unwrap_or(0));
-                let wait = self.rng.duration(Duration::ZERO, Duration::from_secs(1 << self.failures.min(6)));
-                self.failures = self.failures.saturating_add(1);
-                self.retry(now + wait.max(retry_after));
-            }
-            Code::UNAUTHORIZED | Code::FORBIDDEN | Code::UNKNOWN_ACCOUNT | Code::TICKET_EXPIRED => {
-                let wait = SLOW_RETRY.0.saturating_mul(1 << self.refusals.min(5)).min(SLOW_RETRY.1);
-                self.refusals = self.refusals.saturating_add(1);
-                let wait = self.rng.fraction(800, 1000, wait).max(retry_after);
-                self.push(DeviceEvent::RenewTicket { code });
-                self.retry(now + wait);
-            }
-            _ => {
-                let cap = back_off(self.failures);
-                self.failures = self.failures.saturating_add(1);
-                let wait = self.rng.duration(Duration::from_secs(1).min(cap), cap);
-                self.retry(now + wait.max(retry_after));
-            }
-        }
-    }
-
-    /// An authentic answer: there are keys now. The first data packet from the service will confirm them.
-    fn agreed(&mut self, now: Instant, mut agreed: Agreed, path: Path) {
-        let epoch_before = self.inbox.received().epoch;
-        let covered = agreed.proposal.filter;
-        let (position, lost) = if agreed.epoch == epoch_before {
-            (self.inbox.received().position, agreed.lost)
-        } else if epoch_before == Epoch::NONE {
-            (Serial::ZERO, agreed.lost)
-        } else {
-            // A new history loses all that was subscribed to, also if the service should forget to say so.
-            (Serial::ZERO, agreed.lost.union(covered))
+        let (Phase::Connected { connection, .. } | Phase::Closing { connection, .. }) = &self.phase else {
+            return Whose::Nobody;
         };
-        agreed.proposal.position = position;
-        let facts = Facts {
-            anchor: Anchor { epoch: agreed.epoch, position, covered },
-            connected: Connected {
-                recovered: lost.is_empty(),
-                lost,
-                newest: agreed.newest,
-                service: path.remote,
-                observed: agreed.endpoint.unwrap_or(path.remote),
-                forward_secret: agreed.forward_secret,
-                took: now.since(agreed.started),
-            },
-        };
-        self.learn_clock(now, agreed.service_time, agreed.round_trip);
-        self.facts = Some(facts);
-        self.phase = Phase::Connected(Connection::new(now, agreed, path.link, path.remote));
+        let successor = self.phase.confirming();
+        if connection.recognizes(packet) {
+            return Whose::Connection;
+        }
+        if successor.is_some_and(|new| new.recognizes(packet)) {
+            return Whose::Successor;
+        }
+        match reset_token(packet) {
+            Some(token) if connection.is_reset(token) => Whose::Reset,
+            Some(token) if successor.is_some_and(|new| new.is_reset(token)) => Whose::SuccessorReset,
+            _ => Whose::Nobody,
+        }
     }
 
-    /// The service has shown that it has the keys too.
-    fn confirmed(&mut self, now: Instant) {
-        let Some(Facts { mut anchor, connected }) = self.facts.take() else { return };
-        let subscribed = self.requests.restart(now, anchor.covered);
-        anchor.covered = self.requests.narrowed(anchor.covered);
-        self.failures = 0;
-        self.refusals = 0;
-        self.stats.connects += 1;
-        let before = *self.inbox.received();
-        if !connected.lost.is_empty() {
-            self.inbox.push(Some(NotificationKind::Gap(connected.lost)), anchor);
-        } else if anchor != before {
-            self.inbox.push(None, anchor);
-        }
-        for request in subscribed {
-            self.push(DeviceEvent::Subscribed { request, newest: connected.newest });
-        }
-        self.set_state(ConnectionState::Connected);
-        self.push(DeviceEvent::Connected(connected));
-        self.observe(connected.observed);
-    }
-
-    fn receive_data(&mut self, now: Instant, datagram: Datagram<'_>) -> Disposition {
-        let Datagram { payload, .. } = datagram;
-        let (Phase::Connected(connection) | Phase::Closing { connection, .. }) = &mut self.phase else {
-            return Disposition::NotForUs;
+    /// A packet of the connection, or of the one that is to take its place.
+    fn receive_data(&mut self, now: Instant, datagram: Datagram<'_>, of_successor: bool) -> Disposition {
+        let payload = datagram.payload;
+        let connection = match &mut self.phase {
+            Phase::Connected { successor: Successor::Confirming(new), .. } if of_successor => new,
+            Phase::Connected { connection, .. } | Phase::Closing { connection, .. } => connection,
+            _ => return Disposition::NotForUs,
         };
         let Some(opened) = connection.open(payload) else {
             return Disposition::Dropped(DropReason::Unauthentic);
@@ -176,6 +118,10 @@ impl Device {
         if connection.judge(&opened.header) == Seen::New {
             connection.note_identifier(payload, &mut self.rng);
         }
+        // The service sends nothing over a connection before that has taken the place of the older one.
+        if of_successor {
+            self.take_over();
+        }
         let plaintext = payload.get(opened.plaintext).unwrap_or_default();
         if let Phase::Closing { .. } = self.phase {
             // Whatever comes now is the farewell, or was on its way before it.
@@ -187,11 +133,15 @@ impl Device {
             return Disposition::Accepted;
         }
         self.receive_authentic(now, &opened.header, plaintext);
+        // It has been opened in the host's buffer, which the host may keep.
+        if holds_secret(plaintext) {
+            payload.zeroize();
+        }
         Disposition::Accepted
     }
 
     fn receive_authentic(&mut self, now: Instant, header: &Header, plaintext: &[u8]) {
-        let Phase::Connected(connection) = &mut self.phase else { return };
+        let Some(connection) = self.phase.connection_mut() else { return };
         let (Ok(()), Ok(plaintext)) =
             (header.valid(Direction::ToInitiator), parse_plaintext(plaintext, Direction::ToInitiator))
         else {
@@ -210,12 +160,13 @@ impl Device {
             Seen::New => {}
         }
         connection.heard = now;
+        connection.count(header);
         if !connection.confirmed {
             connection.confirmed = true;
             self.confirmed(now);
         }
         for extension in plaintext.extensions {
-            let Phase::Connected(connection) = &mut self.phase else { return };
+            let Some(connection) = self.phase.connection_mut() else { return };
             match extension {
                 PacketExtension::Close(close) => return self.closed_by_service(now, &close),
                 PacketExtension::PathChallenge(challenge) => connection.challenged(challenge),
@@ -228,7 +179,7 @@ impl Device {
     }
 
     fn receive_fragment(&mut self, now: Instant, header: &Header, fragment: &[u8]) {
-        let Phase::Connected(connection) = &mut self.phase else { return };
+        let Some(connection) = self.phase.connection_mut() else { return };
         // What the application has no room for is not kept, so the service goes on owing it.
         let last = header.count == 1 || connection.would_complete(header);
         if header.wanted && last && !self.inbox.has_room() {
@@ -250,7 +201,7 @@ impl Device {
             Fragment::Complete(message) => {
                 connection.want_ack(now, header, false);
                 self.receive_message(now, &message);
-                if let Phase::Connected(connection) = &mut self.phase {
+                if let Some(connection) = self.phase.connection_mut() {
                     connection.reuse(message);
                 }
             }
@@ -289,10 +240,17 @@ impl Device {
                 }
             }
             Message::Failure(failure) => {
-                if self.requests.take(failure.request).is_some() {
+                if let Some(ask) = self.requests.take(failure.request) {
                     let retry_after = (!failure.retry_after.is_zero()).then_some(failure.retry_after);
                     let error = RequestError::Refused { code: failure.code, retry_after };
-                    self.push(DeviceEvent::Failed { request: failure.request, error });
+                    self.fail((failure.request, ask), error);
+                }
+            }
+            Message::TicketResponse(response) => {
+                if let Some(Ask::Ticket) = self.requests.take(response.request)
+                    && self.tickets.take(&response)
+                {
+                    self.push(DeviceEvent::TicketRenewed { expiry: response.expiry });
                 }
             }
             // Of a later profile.
@@ -302,7 +260,7 @@ impl Device {
     }
 
     fn receive_status(&mut self, now: Instant, status: &Status<StoreStatuses<'_>>) {
-        let Phase::Connected(connection) = &mut self.phase else { return };
+        let Some(connection) = self.phase.connection_mut() else { return };
         if let Some(request) = status.request
             && let Some(round_trip) = connection.answered(now, request, &mut self.rng)
         {
@@ -323,7 +281,7 @@ impl Device {
         let received = *self.inbox.received();
         if notify.told > received.position {
             // The service believes that more has arrived than has. The mark in a heartbeat puts that right.
-            if let Phase::Connected(connection) = &mut self.phase {
+            if let Some(connection) = self.phase.connection_mut() {
                 connection.beat_now(now);
             }
             return;
@@ -366,47 +324,8 @@ impl Device {
         }
     }
 
-    /// The service sent what the protocol does not allow.
-    fn protocol_error(&mut self, now: Instant) {
-        let wait = self.after_misunderstanding();
-        self.disconnect(now, DisconnectReason::ProtocolError, now + wait);
-    }
-
-    /// How long to wait after one side did not understand the other: that does not get better by hurrying, and a
-    /// connection in between does not show that it has.
-    fn after_misunderstanding(&mut self) -> Duration {
-        self.misunderstandings = self.misunderstandings.saturating_add(1);
-        let cap = back_off(self.misunderstandings);
-        self.rng.duration(cap / 2, cap)
-    }
-
-    fn closed_by_service(&mut self, now: Instant, close: &Close<'_>) {
-        let reason = DisconnectReason::ByService(close.code);
-        let retry_after = close.retry_after.min(MAX_RETRY_AFTER);
-        match close.code {
-            // Another connection of this device: two that fight would take turns for ever.
-            Code::CONFLICT => {
-                self.phase = Phase::Closed;
-                self.finish(DisconnectReason::Superseded);
-            }
-            Code::UNAUTHORIZED | Code::FORBIDDEN | Code::UNKNOWN_ACCOUNT | Code::TICKET_EXPIRED => {
-                self.push(DeviceEvent::RenewTicket { code: close.code });
-                let wait = self.rng.fraction(800, 1000, SLOW_RETRY.0).max(retry_after);
-                self.disconnect(now, reason, now + wait);
-            }
-            Code::BAD_REQUEST => {
-                let wait = self.after_misunderstanding().max(retry_after);
-                self.disconnect(now, reason, now + wait);
-            }
-            _ => {
-                let wait = self.rng.duration(Duration::ZERO, RESET_SPREAD).max(retry_after);
-                self.disconnect(now, reason, now + wait);
-            }
-        }
-    }
-
     /// Without a known round trip the sample is taken as a lower bound, so that no event is dropped too early.
-    fn learn_clock(&mut self, now: Instant, service_time: UnixTime, round_trip: Option<Duration>) {
+    pub(super) fn learn_clock(&mut self, now: Instant, service_time: UnixTime, round_trip: Option<Duration>) {
         let time = service_time + round_trip.unwrap_or_default() / 2;
         let round_trip = round_trip.unwrap_or(Duration::MAX);
         let better = self.service_clock.is_none_or(|clock| {
@@ -426,13 +345,6 @@ impl Device {
     }
 }
 
-/// What an exchange said, until the connection is confirmed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Facts {
-    anchor: Anchor,
-    connected: Connected,
-}
-
 #[cfg(test)]
 mod tests {
     use alloc::sync::Arc;
@@ -441,7 +353,7 @@ mod tests {
 
     use super::*;
     use crate::crypto::TicketKey;
-    use crate::ids::{DeviceId, Rights, StoreId, StoreSet};
+    use crate::ids::{DeviceId, Rights, Serial, StoreId, StoreSet};
     use crate::wire::{Emit, Endpoint, EventRef};
     use crate::{DeviceConfig, Seed, TicketSpec};
 

@@ -29,7 +29,12 @@ const REPEATS: [Duration; 5] = [
 pub(super) enum Ask {
     Subscribe(StoreSet),
     Endpoint,
-    Post { id: [u8; 16], event: Event },
+    Post {
+        id: [u8; 16],
+        event: Event,
+    },
+    /// The device's own business, nothing of which the application has asked.
+    Ticket,
 }
 
 #[derive(Debug)]
@@ -49,7 +54,8 @@ pub(super) struct Requests {
 
 impl Requests {
     pub(super) fn fresh_id(&mut self) -> RequestId {
-        self.last = self.last.wrapping_add(1);
+        // From 1, also after 2^32 of them.
+        self.last = self.last.checked_add(1).unwrap_or(1);
         RequestId(self.last)
     }
 
@@ -65,13 +71,14 @@ impl Requests {
     }
 
     /// There is a new connection, whose exchange carried the filter `carried`: everything is sent anew, but not the
-    /// subscriptions that it has settled. If another filter was asked for since, the last one asked for is not.
+    /// subscriptions that it has settled. If another filter was asked for since, the last one asked for is not. Nor a
+    /// ticket: whether there is one to be had, each exchange says for itself.
     pub(super) fn restart(&mut self, now: Instant, carried: StoreSet) -> Vec<RequestId> {
         let last = self.waiting.iter().rfind(|r| matches!(r.ask, Ask::Subscribe(_)));
         let last = last.filter(|r| !matches!(r.ask, Ask::Subscribe(f) if f == carried)).map(|r| r.id);
         let done = |r: &Request| matches!(r.ask, Ask::Subscribe(_)) && Some(r.id) != last;
         let subscribed = self.waiting.iter().filter(|r| done(r)).map(|r| r.id).collect();
-        self.waiting.retain(|r| !done(r));
+        self.waiting.retain(|r| !done(r) && !matches!(r.ask, Ask::Ticket));
         for request in &mut self.waiting {
             request.sendings = 0;
             request.due = Some(now);
@@ -112,11 +119,13 @@ impl Requests {
         Some(self.waiting.remove(at).ask)
     }
 
-    /// The next request that is due, counted as sent.
-    pub(super) fn next_due(&mut self, now: Instant) -> Option<(RequestId, Ask)> {
+    /// The next request that is due, counted as sent. While the connection is `changing`, no subscription: the old one
+    /// might apply what the new one's exchange does not carry.
+    pub(super) fn next_due(&mut self, now: Instant, changing: bool) -> Option<(RequestId, Ask)> {
         let request = self
             .waiting
             .iter_mut()
+            .filter(|r| !changing || !matches!(r.ask, Ask::Subscribe(_)))
             .find(|r| r.due.is_some_and(|due| due <= now) && r.sendings < REPEATS.len())?;
         request.due = Some(now + REPEATS[request.sendings]);
         request.sendings += 1;
@@ -124,17 +133,23 @@ impl Requests {
     }
 
     /// The next request that has been sent as often as it may be.
-    pub(super) fn next_expired(&mut self, now: Instant) -> Option<RequestId> {
+    pub(super) fn next_expired(&mut self, now: Instant) -> Option<(RequestId, Ask)> {
         let at = self
             .waiting
             .iter()
             .position(|r| r.due.is_some_and(|due| due <= now) && r.sendings >= REPEATS.len())?;
-        Some(self.waiting.remove(at).id)
+        let request = self.waiting.remove(at);
+        Some((request.id, request.ask))
     }
 
     /// All of them, at the end.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = RequestId> + '_ {
-        self.waiting.drain(..).map(|r| r.id)
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (RequestId, Ask)> + '_ {
+        self.waiting.drain(..).map(|r| (r.id, r.ask))
+    }
+
+    /// A ticket is not wanted any more.
+    pub(super) fn forget_ticket(&mut self) {
+        self.waiting.retain(|r| !matches!(r.ask, Ask::Ticket));
     }
 
     /// Names every deadline.

@@ -1,11 +1,16 @@
 //! What goes out.
 
+use super::Device;
+use super::connection::Connection;
 use super::event::{ConnectionState, DeviceEvent};
-use super::requests::{self, Ask};
-use super::{Device, Phase};
+use super::phase::{Phase, Successor};
+use super::requests::{self, Ask, Requests};
+use crate::ids::Serial;
 use crate::path::{Path, Transmit};
 use crate::time::Instant;
-use crate::wire::{Acknowledge, Code, EndpointRequest, Heartbeat, MAX_PACKET, PacketExtension, Subscribe};
+use crate::wire::{
+    Acknowledge, Code, EndpointRequest, Heartbeat, MAX_PACKET, PacketExtension, Subscribe, TicketRequest,
+};
 
 /// An endpoint request is padded to this, as its answer may not be larger than it is.
 const ENDPOINT_REQUEST_SIZE: usize = 96;
@@ -23,10 +28,10 @@ impl Device {
                 out[..packet.len()].copy_from_slice(packet);
                 (Path::new(link, remote), packet.len())
             }
-            Phase::Connected(connection) => {
-                let path = Path::new(connection.link?, connection.remote);
-                (path, self.transmit_connected(now, out)?)
-            }
+            Phase::Connected { .. } => match self.transmit_connected(now, out) {
+                Some(sent) => sent,
+                None => self.transmit_successor(now, out)?,
+            },
             Phase::Closing { connection, next, .. } => {
                 if *next > now {
                     return None;
@@ -42,31 +47,39 @@ impl Device {
         Some(Transmit { path, len, segment_size: None })
     }
 
-    fn transmit_connected(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
-        let Phase::Connected(connection) = &mut self.phase else { return None };
-        let settled = *self.inbox.settled();
+    /// What the application has dealt with in the history that is received now: of one that it has not entered yet, the
+    /// start.
+    fn position(&self) -> Serial {
+        let settled = self.inbox.settled();
+        if settled.epoch == self.inbox.received().epoch { settled.position } else { Serial::ZERO }
+    }
+
+    /// Over the connection in use.
+    fn transmit_connected(&mut self, now: Instant, out: &mut [u8]) -> Option<(Path, usize)> {
         let received = *self.inbox.received();
-        // The position of an epoch that the application has not entered yet is that of the epoch's start.
-        let position =
-            if settled.epoch == received.epoch { settled.position } else { crate::ids::Serial::ZERO };
-        if let Some(request) = connection.take_heartbeat(now, || self.requests.fresh_id()) {
+        let position = self.position();
+        let changing = self.phase.is_changing();
+        let connection = self.phase.connection_mut()?;
+        let path = Path::new(connection.link?, connection.remote);
+        let len = heartbeat(connection, &mut self.requests, now, out, (received.position, position));
+        if let Some(len) = len {
             self.stats.heartbeats += 1;
             self.position_due = None;
-            let heartbeat =
-                Heartbeat { request, interval: connection.interval, mark: received.position, position };
-            let len = connection.write(out, None, Some(&heartbeat), 0);
             if connection.is_unanswered() && connection.confirmed {
                 self.set_state(ConnectionState::Unacknowledged);
             }
-            return Some(len);
+            return Some((path, len));
         }
         if let Some(challenge) = connection.take_challenge() {
-            return Some(connection.write(out, Some(PacketExtension::PathResponse(challenge)), None, 0));
+            return Some((
+                path,
+                connection.write(out, Some(PacketExtension::PathResponse(challenge)), None, 0),
+            ));
         }
         if !connection.confirmed {
             return None;
         }
-        if let Some((request, ask)) = self.requests.next_due(now) {
+        if let Some((request, ask)) = self.requests.next_due(now, changing) {
             let len = match &ask {
                 Ask::Subscribe(filter) => {
                     let subscribe = Subscribe {
@@ -85,15 +98,39 @@ impl Device {
                     let post = requests::post(request, id, event);
                     connection.write(out, None, Some(&post), 0)
                 }
+                Ask::Ticket => {
+                    let token = self.tickets.current().token();
+                    connection.write(out, None, Some(&TicketRequest { request, token }), 0)
+                }
             };
-            return Some(len);
+            return Some((path, len));
         }
         let ack_is_due = connection.ack_is_due(now);
         if self.position_due.is_some_and(|due| ack_is_due || due <= now) {
             self.position_due = None;
-            return Some(connection.write(out, None, Some(&Acknowledge { position }), 0));
+            return Some((path, connection.write(out, None, Some(&Acknowledge { position }), 0)));
         }
-        ack_is_due.then(|| connection.write(out, None, None, 0))
+        ack_is_due.then(|| (path, connection.write(out, None, None, 0)))
+    }
+
+    /// For the connection that will take its place: step 1, or the heartbeats that confirm it.
+    fn transmit_successor(&mut self, now: Instant, out: &mut [u8]) -> Option<(Path, usize)> {
+        let marks = (self.inbox.received().position, self.position());
+        let Phase::Connected { successor, .. } = &mut self.phase else { return None };
+        match successor {
+            Successor::Attempting(attempt) => {
+                let (link, remote, packet) = attempt.next_packet(now, |family| self.links.open(family))?;
+                out[..packet.len()].copy_from_slice(packet);
+                Some((Path::new(link, remote), packet.len()))
+            }
+            Successor::Confirming(connection) => {
+                let path = Path::new(connection.link?, connection.remote);
+                let len = heartbeat(connection, &mut self.requests, now, out, marks)?;
+                self.stats.heartbeats += 1;
+                Some((path, len))
+            }
+            Successor::Due(_) => None,
+        }
     }
 
     pub(super) fn set_state(&mut self, state: ConnectionState) {
@@ -102,4 +139,17 @@ impl Device {
             self.push(DeviceEvent::State(state));
         }
     }
+}
+
+/// A heartbeat, if one is due: what has been received and what the application has dealt with.
+fn heartbeat(
+    connection: &mut Connection,
+    requests: &mut Requests,
+    now: Instant,
+    out: &mut [u8],
+    (mark, position): (Serial, Serial),
+) -> Option<usize> {
+    let request = connection.take_heartbeat(now, || requests.fresh_id())?;
+    let heartbeat = Heartbeat { request, interval: connection.interval, mark, position };
+    Some(connection.write(out, None, Some(&heartbeat), 0))
 }

@@ -67,6 +67,8 @@ fn emit_message(message: &Message<'_>, out: &mut Vec<u8>) -> bool {
         Message::EndpointRequest(m) => m.emit(out),
         Message::EndpointResponse(m) => m.emit(out),
         Message::Failure(m) => m.emit(out),
+        Message::TicketRequest(m) => m.emit(out),
+        Message::TicketResponse(m) => m.emit(out),
         Message::Unknown { .. } => return false,
     }
     true
@@ -196,7 +198,7 @@ pub fn resume(data: &[u8]) {
     let whole: Vec<u8> = data.iter().chain(&digest[..4]).copied().collect();
     for bytes in [data, &whole] {
         if let Ok(resume) = Resume::from_bytes(bytes) {
-            assert_eq!(resume.to_bytes(), bytes);
+            assert_eq!(*resume.to_bytes(), bytes);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::time::UnixTime;
 use crate::wire::{
     Acknowledge, AnswerKind, Close, Code, Connect, ConnectResponse, Emit, EndpointRequest, EndpointResponse,
     ErrorBody, EventRef, Failure, Heartbeat, Notify, PacketExtension, Post, Posted, Purpose, Status,
-    Subscribe, Subscribed, TokenPlain, emit_answer, emit_plaintext_head,
+    Subscribe, Subscribed, TicketRequest, TicketResponse, TokenPlain, emit_answer, emit_plaintext_head,
 };
 
 const REQUEST: RequestId = RequestId(300);
@@ -78,6 +78,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
                 lease: Duration::from_secs(80),
                 refresh_after: Duration::from_secs(86_400),
                 packet_size: 1300,
+                renew: true,
             }),
         ),
         ("heartbeat", of(&Heartbeat { request: REQUEST, interval: Duration::from_secs(25), mark, position })),
@@ -130,6 +131,11 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
                 retry_after: Duration::from_secs(3),
                 detail: "too many posts",
             }),
+        ),
+        ("ticket_request", of(&TicketRequest { request: REQUEST, token: &[0x70; 90] })),
+        (
+            "ticket_response",
+            of(&TicketResponse { request: REQUEST, token: &[0x70; 90], secret: &[0x5e; 32], expiry: TIME }),
         ),
         (
             "error",
@@ -218,7 +224,17 @@ fn texts(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     seeds.push(("token", "service", of(&plain)));
     let saved = world.device.resume().to_bytes();
     seeds.push(("resume", "without_checksum", saved.get(..saved.len() - 4).unwrap_or_default().to_vec()));
-    seeds.push(("resume", "whole", saved));
+    seeds.push(("resume", "whole", saved.to_vec()));
+    seeds.push(("resume", "with_ticket", resume_with_ticket()));
+}
+
+/// What a device keeps that the service has given a ticket.
+fn resume_with_ticket() -> Vec<u8> {
+    let mut body = vec![2];
+    body.resize(41 + 16 + 8 + 32 + 90, 0x70);
+    let sum = crate::crypto::sha256(&[&body]);
+    body.extend_from_slice(&sum[..4]);
+    body
 }
 
 /// See [`super::operations`] for what the bytes mean.

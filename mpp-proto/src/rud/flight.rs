@@ -18,6 +18,8 @@ const MIN_WINDOW: u8 = 2;
 const BURST: u8 = 4;
 /// The pause after a burst.
 const PAUSE: Duration = Duration::from_millis(1);
+/// Losses of one packet that are no chance any more.
+const STUCK: u8 = 3;
 /// Packets sent later that have to arrive before a packet counts as lost.
 const REORDERING: u32 = 3;
 /// Timeouts in a row without a sign of life after which the sender falls silent,
@@ -113,6 +115,21 @@ impl Flight {
     /// Whether the other side has kept some of it.
     pub(crate) const fn has_arrived_in_part(&self) -> bool {
         self.acknowledged != 0
+    }
+
+    /// Whether packets `large` do not get through: none of them has arrived, and one was lost so often that it is no
+    /// chance, or nothing at all has arrived for as many timeouts.
+    pub(crate) fn is_stuck(&self, large: u16) -> bool {
+        let often = (0u8..).zip(&self.transmissions).any(|(i, sent)| {
+            let under_way = u8::from(self.pending & bit(i) == 0);
+            large & bit(i) != 0 && sent.saturating_sub(under_way) >= STUCK
+        });
+        large != 0 && large & self.acknowledged == 0 && (often || self.timeouts >= STUCK)
+    }
+
+    /// Whether a packet other than `large` has arrived.
+    pub(crate) const fn has_arrived_beside(&self, large: u16) -> bool {
+        self.acknowledged & !large != 0
     }
 
     /// Everything in flight went to the wrong place: it is to be sent again. That says nothing about congestion.

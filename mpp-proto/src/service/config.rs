@@ -81,6 +81,13 @@ pub struct ServiceConfig {
     pub stun_total: Rate,
     /// Answer a device's X25519 share with one. Default: true.
     pub forward_secrecy: bool,
+    /// Give a device that has an old ticket a new one, with the same rights and as long a life. Default: true. Without
+    /// it a ticket ends with its expiry, and the host hands out the next one.
+    pub renew_tickets: bool,
+    /// The highest datagram number in a direction: a device that has not agreed on new keys by then has to connect
+    /// anew. 128 to 2^23, for tests and the cautious; above [`DeviceConfig::packet_limit`](crate::DeviceConfig). Default:
+    /// 2^23.
+    pub packet_limit: u32,
     /// Events with payload that wait in one channel. Default: 32.
     pub ring_events: usize,
     /// Payload bytes that wait in one channel. Default: 64 KiB.
@@ -115,6 +122,8 @@ impl ServiceConfig {
             stun_per_prefix: Rate::new(10, 10),
             stun_total: Rate::new(1000, 1000),
             forward_secrecy: true,
+            renew_tickets: true,
+            packet_limit: 1 << 23,
             ring_events: 32,
             ring_bytes: 64 * 1024,
             ring_bytes_total: 256 * 1024 * 1024,

@@ -9,7 +9,7 @@ use super::admission::{EXCHANGES, Entrance};
 use super::config::{AccountPolicy, DeferPolicy};
 use super::event::AccountHead;
 use super::limits::Small;
-use super::record::{MAX_DEVICE_IDENTIFIERS, Owner, State, U48, flag};
+use super::record::{FORWARD_SECRET, MAX_DEVICE_IDENTIFIERS, Owner, State, U48, flag};
 use super::refusal::Refusal;
 use super::{CloseReason, Service};
 use crate::crypto::{
@@ -30,7 +30,7 @@ pub(super) const HALF_OPEN: Duration = Duration::from_secs(10);
 /// Half-open connections of one device.
 const MAX_HALF_OPEN: usize = 4;
 /// How far in this service's future a ticket may have been issued.
-const MAX_SKEW: Duration = Duration::from_secs(300);
+pub(super) const MAX_SKEW: Duration = Duration::from_secs(300);
 /// When a device connects anew for fresh keys: after a day if they hold an X25519 result, else within the hour.
 const REFRESH: Duration = Duration::from_secs(24 * 3600);
 const REFRESH_EARLY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
@@ -51,11 +51,13 @@ struct Opening {
 /// The holder of a ticket.
 pub(super) struct Holder {
     pub(super) account: AccountId,
-    device: DeviceId,
+    pub(super) device: DeviceId,
     rights: Rights,
-    issued: UnixTime,
-    expiry: UnixTime,
+    pub(super) issued: UnixTime,
+    pub(super) expiry: UnixTime,
     secret: Secret,
+    /// Which key sealed the token.
+    pub(super) key: [u8; 4],
 }
 
 /// What the device asked for.
@@ -123,7 +125,7 @@ impl Service {
             return Disposition::Dropped(DropReason::Unauthentic);
         };
         // From here on the packet is authentic, if perhaps a copy.
-        let full = self.half_open_of(&holder).count() >= MAX_HALF_OPEN;
+        let full = self.half_open_of_holder(&holder).count() >= MAX_HALF_OPEN;
         if let Some(challenge) = challenge
             && (echo_is_wrong || full || self.wants_proof())
         {
@@ -163,7 +165,7 @@ impl Service {
     }
 
     /// Opens a token with the key that it names.
-    fn holder(&self, token: &[u8]) -> Result<Holder, DropReason> {
+    pub(super) fn holder(&self, token: &[u8]) -> Result<Holder, DropReason> {
         Holder::open(&self.ticket_keys, token)
     }
 
@@ -234,8 +236,8 @@ impl Service {
             // Not 409, which makes a device stop: these have to come back.
             self.close_all_of(now, account, Code::TIMEOUT);
         }
-        while self.half_open_of(holder).count() >= MAX_HALF_OPEN {
-            let Some(oldest) = self.half_open_of(holder).next() else { break };
+        while self.half_open_of(account, &holder.device).count() >= MAX_HALF_OPEN {
+            let Some(oldest) = self.half_open_of(account, &holder.device).next() else { break };
             self.end(oldest, None);
         }
         let Some(slot) = self.table.acquire() else {
@@ -315,6 +317,9 @@ impl Service {
             (Some(own), Some(peer)) => Some(own.agree(peer)?),
             _ => None,
         };
+        if agreed.is_some() {
+            self.table.owner[slot].rights |= FORWARD_SECRET;
+        }
         let id = self.connection_id(slot);
         let mut identifiers = [0; IDENTIFIERS * (SERVICE_IDENTIFIER + RESET_TOKEN)];
         for pair in identifiers.as_chunks_mut::<{ SERVICE_IDENTIFIER + RESET_TOKEN }>().0 {
@@ -338,6 +343,7 @@ impl Service {
             lease: self.lease(slot),
             refresh_after,
             packet_size: u16::from(self.table.owner[slot].packet_size) + MIN_PACKET as u16,
+            renew: agreed.is_some() && self.is_old(unix, holder),
         };
         let mut plain = [0; 512];
         let len = response.write(&mut plain).ok()?;
@@ -376,10 +382,19 @@ impl Service {
     }
 
     /// The half-open connections of the holder's device, oldest first.
-    fn half_open_of<'a>(&'a self, holder: &'a Holder) -> impl Iterator<Item = u32> + 'a {
+    fn half_open_of_holder<'a>(&'a self, holder: &'a Holder) -> impl Iterator<Item = u32> + 'a {
         let account = self.accounts.find(&holder.account);
-        account.into_iter().flat_map(|a| self.devices_of(a)).filter(|slot| {
-            self.table.hot[*slot].state == State::HalfOpen && self.table.owner[*slot].device == holder.device
+        account.into_iter().flat_map(|a| self.half_open_of(a, &holder.device))
+    }
+
+    /// The half-open connections of a device, oldest first.
+    pub(super) fn half_open_of<'a>(
+        &'a self,
+        account: u32,
+        device: &'a DeviceId,
+    ) -> impl Iterator<Item = u32> + 'a {
+        self.devices_of(account).filter(|slot| {
+            self.table.hot[*slot].state == State::HalfOpen && self.table.owner[*slot].device == *device
         })
     }
 
@@ -393,6 +408,7 @@ impl Service {
     pub(super) fn confirm(&mut self, now: Instant, slot: u32) {
         let account = self.table.owner[slot].account;
         let device = self.table.owner[slot].device;
+        let mut since = U48::new(now.as_millis());
         if let Some(older) = self.connection_of(account, &device) {
             // A later exchange that was confirmed earlier wins: its serial is above this one's.
             if self.table.owner[older].connect_serial.get() > self.table.owner[slot].connect_serial.get() {
@@ -400,6 +416,8 @@ impl Service {
             }
             // A new connection is no new allowance.
             self.table.ids[slot].requests = self.table.ids[older].requests;
+            // The device has been connected all the while: what was posted for those who were is for it too.
+            since = self.table.owner[older].since;
             self.close_record(now, older, CloseReason::Superseded);
         }
         self.half_open -= 1;
@@ -408,7 +426,7 @@ impl Service {
         let hot = &mut self.table.hot[slot];
         hot.state = State::Connected;
         hot.set(flag::CONNECTED);
-        self.table.owner[slot].since = U48::new(now.as_millis());
+        self.table.owner[slot].since = since;
         self.schedule(slot, now + self.lease(slot), now);
         self.announce(slot);
         // Its exchange was answered before the service closed.
@@ -474,10 +492,10 @@ impl Holder {
         let id = Token::key_id(token).ok_or(DropReason::Malformed)?;
         let key = keys.iter().find(|k| k.id() == id).ok_or(DropReason::UnknownKey)?;
         let opened = key.open(token).map_err(|_| DropReason::Unauthentic)?;
-        Self::new(&opened).ok_or(DropReason::Malformed)
+        Self::new(&opened, id).ok_or(DropReason::Malformed)
     }
 
-    fn new(opened: &OpenedToken) -> Option<Self> {
+    fn new(opened: &OpenedToken, key: [u8; 4]) -> Option<Self> {
         let plain = TokenPlain::parse(opened.plain()).ok().filter(|p| p.purpose == Purpose::Service)?;
         Some(Self {
             account: AccountId::of(plain.account),
@@ -486,6 +504,7 @@ impl Holder {
             issued: plain.issued,
             expiry: plain.expiry,
             secret: opened.secret().clone(),
+            key,
         })
     }
 }

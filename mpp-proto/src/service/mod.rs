@@ -13,6 +13,7 @@ mod packet;
 mod paths;
 mod record;
 mod refusal;
+mod renewal;
 mod revoke;
 mod seeded;
 mod send;
@@ -21,6 +22,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod width;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;

@@ -33,6 +33,20 @@ pub(super) struct Sending {
     /// When that was found out: if the clock was set back since, events that had expired live again.
     judged: UnixTime,
     expires: UnixTime,
+    /// The number of the first Status that asked whether small packets get through.
+    pub(super) probe: Option<u64>,
+}
+
+impl Sending {
+    pub(super) const fn flight(&self) -> &Flight {
+        &self.flight
+    }
+
+    /// Which of its packets carry more than `most` bytes, if each carries as many as `capacity` allows.
+    pub(super) fn larger_than(&self, most: usize, capacity: usize) -> u16 {
+        let part = |i: u8| self.size.saturating_sub(usize::from(i) * capacity).min(capacity);
+        (0..self.flight.count()).filter(|i| part(*i) > most).fold(0, |set, i| set | 1 << i)
+    }
 }
 
 impl Service {
@@ -135,6 +149,7 @@ impl Service {
             version,
             judged: unix,
             expires: expires.unwrap_or(UnixTime::from_millis(u64::MAX)),
+            probe: None,
         };
         let Some(at) = self.sendings.insert(sending) else { return false };
         self.table.hot[slot].sending = at;
@@ -208,6 +223,9 @@ impl Service {
 
     /// The device has kept these packets of its datagram `number`.
     pub(super) fn acknowledged(&mut self, now: Instant, slot: u32, number: u64, bitmap: u16) {
+        if self.probe_arrived(now, slot, number) {
+            return;
+        }
         let hot = &mut self.table.hot[slot];
         let Some(sending) = self.sendings.get_mut(hot.sending).filter(|s| s.flight.number() == number) else {
             return;
@@ -240,7 +258,8 @@ impl Service {
         let newest = self.accounts.log(self.table.owner[slot].account).newest();
         let hot = &mut self.table.hot[slot];
         let sending = &mut self.sendings[at];
-        match sending.flight.on_timeout(now, &hot.rtt, &mut hot.window, heard) {
+        let outcome = sending.flight.on_timeout(now, &hot.rtt, &mut hot.window, heard);
+        match outcome {
             Outcome::GivenUp => {
                 hot.set(flag::SILENT);
                 self.stats.given_up += 1;
@@ -255,6 +274,9 @@ impl Service {
             Outcome::Progress | Outcome::Nothing | Outcome::Complete => {
                 self.ready.push_back(&mut self.table.hot, slot);
             }
+        }
+        if outcome == Outcome::Progress {
+            self.check_width(now, slot);
         }
     }
 
@@ -297,7 +319,7 @@ impl Service {
     }
 
     /// Bytes of a message in one packet to the device.
-    fn capacity(&self, slot: u32) -> usize {
+    pub(super) fn capacity(&self, slot: u32) -> usize {
         fragment_capacity(MIN_PACKET + usize::from(self.table.owner[slot].packet_size), DEVICE_IDENTIFIER)
     }
 }

@@ -114,6 +114,9 @@ impl Service {
             if self.table.hot[slot].state == State::HalfOpen {
                 self.confirm(now, slot);
             }
+            if self.is_worn_out(slot, header.number) && self.table.hot[slot].is_live() {
+                return self.close_record(now, slot, CloseReason::ByService(Code::TIMEOUT));
+            }
         } else {
             self.stats.duplicates += 1;
         }
@@ -207,6 +210,7 @@ impl Service {
             Message::Acknowledge(acknowledge) => self.set_position(slot, acknowledge.position),
             Message::Subscribe(subscribe) => self.handle_subscribe(slot, from, &subscribe),
             Message::Post(post) => self.handle_post(now, slot, from, &post),
+            Message::TicketRequest(ask) => self.handle_ticket_request(now, slot, &ask),
             Message::EndpointRequest(ask) => {
                 let From { path, size } = *from;
                 self.say_to(slot, path, Say::Endpoint { request: ask.request, path, size });

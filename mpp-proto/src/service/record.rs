@@ -55,6 +55,9 @@ pub(super) mod flag {
     pub(in crate::service) const TOLD_CLOSED: u8 = 1 << 7;
 }
 
+/// In [`Owner::rights`], beside the rights that this profile knows: the keys hold an X25519 result.
+pub(super) const FORWARD_SECRET: u8 = 1 << 6;
+
 /// What every packet and every timer touches.
 #[derive(Clone, Debug)]
 pub(super) struct Hot {
@@ -176,7 +179,7 @@ pub(super) struct Owner {
     pub(super) connect_serial: U48,
     /// When it connected, in milliseconds of the caller's clock.
     pub(super) since: U48,
-    /// The rights that this profile knows.
+    /// The rights that this profile knows, and [`FORWARD_SECRET`].
     pub(super) rights: u8,
     /// The packet size less 1200.
     pub(super) packet_size: u8,

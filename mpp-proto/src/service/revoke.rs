@@ -1,5 +1,7 @@
 //! Tickets that are not taken any more (SPEC.md, "Tickets").
 
+use alloc::vec::Vec;
+
 use hashbrown::HashTable;
 
 use super::Service;
@@ -51,10 +53,12 @@ impl Service {
     /// ticket it is back at once. The host keeps the list and repeats it after a restart, until the tickets have expired.
     pub fn revoke(&mut self, now: Instant, account: &AccountId, device: DeviceId, before: UnixTime) {
         self.revocations.add(Revocation { account: *account, device, before });
-        if let Some(account) = self.accounts.find(account)
-            && let Some(slot) = self.connection_of(account, &device)
-        {
+        let Some(account) = self.accounts.find(account) else { return };
+        if let Some(slot) = self.connection_of(account, &device) {
             self.close_record(now, slot, CloseReason::ByService(Code::TIMEOUT));
         }
+        // One that is half open would be confirmed later, under the ticket that is revoked.
+        let half_open: Vec<_> = self.half_open_of(account, &device).collect();
+        half_open.into_iter().for_each(|slot| self.end(slot, None));
     }
 }

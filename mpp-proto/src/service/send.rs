@@ -147,7 +147,7 @@ impl Service {
         }
     }
 
-    fn seal_message(
+    pub(super) fn seal_message(
         &self,
         slot: u32,
         header: &Header,

@@ -75,6 +75,10 @@ pub struct ServiceStats {
     pub migrations: u64,
     /// Binding requests of STUN clients answered.
     pub bindings: u64,
+    /// Connections ended because large packets did not get through any more and small ones did.
+    pub shrunk: u64,
+    /// Tickets given for older ones.
+    pub renewed: u64,
     /// Stateless resets sent.
     pub resets: u64,
     /// Answers 409 that were due and not sent, since the device got one within the second before.

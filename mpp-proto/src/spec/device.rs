@@ -43,13 +43,13 @@ fn notify(told: u64, events: &[EventRef<'_>]) -> Vec<u8> {
 
 impl Host {
     /// A Notify with one event in one packet.
-    fn notify(&mut self, serial: u64) -> (Header, Vec<u8>) {
+    pub(super) fn notify(&mut self, serial: u64) -> (Header, Vec<u8>) {
         let header = Header { wanted: true, ..self.header() };
         (header, notify(serial - 1, &[event(serial, unix(self.now) + secs(60), b"payload")]))
     }
 
     /// The serials of the events that the application is given now.
-    fn given(&mut self) -> Vec<u64> {
+    pub(super) fn given(&mut self) -> Vec<u64> {
         let mut serials = Vec::new();
         while let Some(notification) = self.device.poll_notification(self.now) {
             if let NotificationKind::Event { serial, .. } = notification.kind {
@@ -59,14 +59,14 @@ impl Host {
         serials
     }
 
-    fn close(&mut self, code: Code, retry_after: Duration) {
+    pub(super) fn close(&mut self, code: Code, retry_after: Duration) {
         let header = self.header();
         let close = Close { code, reason: "", retry_after };
         self.send(&header, &[PacketExtension::Close(close)], &[]);
     }
 
     /// How long the device then waits before it begins an attempt.
-    fn next_attempt(&mut self) -> Duration {
+    pub(super) fn next_attempt(&mut self) -> Duration {
         let start = self.now;
         self.next().0.since(start)
     }

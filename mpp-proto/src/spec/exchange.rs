@@ -124,6 +124,7 @@ impl Exchange {
             lease: core::time::Duration::from_secs(80),
             refresh_after: core::time::Duration::from_secs(86_400),
             packet_size: 1200,
+            renew: false,
         };
         let service_share = Share::new(Zeroizing::new([0x22; 32]));
         let digest = StepOneDigest::of(&p1);

@@ -39,6 +39,18 @@ pub(super) struct Host {
     /// The device's identifiers; the first is in use.
     pub(super) own: Vec<[u8; 8]>,
     number: u64,
+    answers: u8,
+    /// What the answer says beside the rest.
+    pub(super) lost: StoreSet,
+    pub(super) epoch: Epoch,
+    pub(super) refresh_after: Duration,
+}
+
+/// The service's side of a connection beside the one in use.
+pub(super) struct Side {
+    keys: Option<ConnectionKeys>,
+    own: Vec<[u8; 8]>,
+    number: u64,
 }
 
 pub(super) fn service() -> SocketAddr {
@@ -59,7 +71,44 @@ impl Host {
         let secret = Secret::new(*ticket.secret());
         let device = Device::new(Arc::new(config), ticket, None, Seed::new([2; 32]), now, unix(now));
         let (events, link) = (Vec::new(), LinkId(0));
-        Self { now, device, events, service: service(), secret, link, keys: None, own: Vec::new(), number: 0 }
+        Self {
+            now,
+            device,
+            events,
+            service: service(),
+            secret,
+            link,
+            keys: None,
+            own: Vec::new(),
+            number: 0,
+            answers: 0,
+            lost: StoreSet::EMPTY,
+            epoch: EPOCH,
+            refresh_after: Duration::from_secs(86_400),
+        }
+    }
+
+    /// The connection as it is now, to be kept beside the next one.
+    pub(super) fn side(&self) -> Side {
+        Side { keys: self.keys.clone(), own: self.own.clone(), number: self.number }
+    }
+
+    /// Does something over another connection.
+    pub(super) fn over<T>(&mut self, side: &mut Side, act: impl FnOnce(&mut Self) -> T) -> T {
+        let swap = |host: &mut Self, side: &mut Side| {
+            core::mem::swap(&mut host.keys, &mut side.keys);
+            core::mem::swap(&mut host.own, &mut side.own);
+            core::mem::swap(&mut host.number, &mut side.number);
+        };
+        swap(self, side);
+        let done = act(self);
+        swap(self, side);
+        done
+    }
+
+    /// The reset token of the connection that was agreed on last.
+    pub(super) fn reset_token(&self) -> [u8; 16] {
+        RESET.map(|byte| byte ^ (self.answers - 1) << 4)
     }
 
     /// What the device sends now.
@@ -123,8 +172,13 @@ impl Host {
 
     /// An authenticated Error.
     pub(super) fn refuse(&mut self, step1: &[u8], code: Code) -> Disposition {
+        self.refuse_with(step1, code, None)
+    }
+
+    /// An authenticated Error with a connect serial.
+    pub(super) fn refuse_with(&mut self, step1: &[u8], code: Code, serial: Option<u64>) -> Disposition {
         let read = Step1::parse(step1).unwrap();
-        let body = ErrorBody { code, retry_after: Duration::ZERO, serial: None, detail: "" };
+        let body = ErrorBody { code, retry_after: Duration::ZERO, serial, detail: "" };
         let mut packet = Vec::new();
         emit_answer(&mut packet, &read.handshake, &AnswerKind::SealedError { random: [4; 16] });
         let clear = packet.clone();
@@ -136,6 +190,14 @@ impl Host {
         self.put(&packet)
     }
 
+    /// The connect serial in a step 1.
+    pub(super) fn connect_serial(&self, step1: &[u8]) -> u64 {
+        let read = Step1::parse(step1).unwrap();
+        let mut sealed = step1[read.clear.len()..].to_vec();
+        let plain = ConnectKey::new(&self.secret, read.clear).open(read.clear, &mut sealed).unwrap();
+        Connect::parse(read_sealed(plain).unwrap()).unwrap().connect_serial
+    }
+
     /// Answers step 1 with ResponderComplete.
     pub(super) fn answer(&mut self, step1: &[u8]) -> Disposition {
         let read = Step1::parse(step1).unwrap();
@@ -143,17 +205,21 @@ impl Host {
         let plain = ConnectKey::new(&self.secret, read.clear).open(read.clear, &mut sealed).unwrap();
         let connect = Connect::parse(read_sealed(plain).unwrap()).unwrap();
         self.own = device_identifiers(connect.identifiers).collect();
-        let identifiers = [IDENTIFIER, RESET, SECOND, [0x9a; 16]].concat();
+        let other = self.answers << 4;
+        self.answers += 1;
+        let identifiers =
+            [IDENTIFIER, RESET, SECOND, [0x9a; 16]].map(|i| i.map(|byte| byte ^ other)).concat();
         let response = ConnectResponse {
             identifiers: &identifiers,
-            epoch: EPOCH,
+            epoch: self.epoch,
             newest: Serial(0),
-            lost: StoreSet::EMPTY,
+            lost: self.lost,
             endpoint: Some(service()),
             service_time: unix(self.now),
             lease: Duration::from_secs(80),
-            refresh_after: Duration::from_secs(86_400),
+            refresh_after: self.refresh_after,
             packet_size: 1200,
+            renew: false,
         };
         let mut packet = Vec::new();
         let kind = AnswerKind::Complete { random: [4; 16], share: None };

@@ -8,8 +8,8 @@ use super::endpoint::{put_address_item, read_address};
 use super::ext::{Seen, array_value, put_end, put_item, put_varint_item, varint_value};
 use super::notify::{check_event, check_stores};
 use super::{
-    ExtensionList, MAX_ACCOUNT, MAX_DETAIL, MAX_KEY, MAX_PACKET, MAX_PAYLOAD, MIN_PACKET, Malformed, Parsed,
-    Sink,
+    ExtensionList, MAX_ACCOUNT, MAX_DETAIL, MAX_KEY, MAX_PACKET, MAX_PAYLOAD, MAX_TOKEN, MIN_PACKET,
+    Malformed, Parsed, Sink,
 };
 use crate::ids::{Epoch, RequestId, Serial, StoreId, StoreSet};
 use crate::time::UnixTime;
@@ -82,6 +82,14 @@ pub(crate) mod tag {
     pub(crate) const IDENTIFIERS: u8 = 159;
     /// Account: UTF-8, 1..=128 bytes.
     pub(crate) const ACCOUNT: u8 = 160;
+    /// Token: 1..=256 bytes.
+    pub(crate) const TOKEN: u8 = 161;
+    /// Secret: 32 bytes.
+    pub(crate) const SECRET: u8 = 162;
+    /// Expiry: varint, ms since 1970.
+    pub(crate) const EXPIRY: u8 = 163;
+    /// Renew: empty.
+    pub(crate) const RENEW: u8 = 164;
 }
 
 /// The longest time to live: 30 days.
@@ -124,6 +132,10 @@ pub(super) struct Fields<'a> {
     pub(super) detail: &'a str,
     pub(super) identifiers: &'a [u8],
     pub(super) account: Option<&'a str>,
+    pub(super) token: Option<&'a [u8]>,
+    pub(super) secret: Option<&'a [u8; 32]>,
+    pub(super) expiry: Option<UnixTime>,
+    pub(super) renew: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -134,7 +146,7 @@ impl<'a> Fields<'a> {
         for (tag, value) in list.iter() {
             if tag == tag::EVENT {
                 check_event(value)?;
-            } else if (tag::REQUEST..=tag::ACCOUNT).contains(&tag) {
+            } else if (tag::REQUEST..=tag::RENEW).contains(&tag) {
                 seen.once(tag)?;
                 fields.set(tag, value)?;
             }
@@ -176,6 +188,10 @@ impl<'a> Fields<'a> {
             tag::DETAIL => self.detail = text(value, 0, MAX_DETAIL)?,
             tag::IDENTIFIERS => self.identifiers = value,
             tag::ACCOUNT => self.account = Some(text(value, 1, MAX_ACCOUNT)?),
+            tag::TOKEN => self.token = Some(limited(value, 1, MAX_TOKEN)?),
+            tag::SECRET => self.secret = Some(value.try_into().map_err(|_| Malformed)?),
+            tag::EXPIRY => self.expiry = Some(UnixTime::from_millis(varint_value(value)?)),
+            tag::RENEW => self.renew = limited(value, 0, 0).map(|_| true)?,
             _ => {}
         }
         Ok(())

@@ -10,7 +10,7 @@ use super::fields::{FieldWriter, Fields, as_millis, given, tag};
 use super::{
     Code, DEVICE_IDENTIFIER, Emit, Events, ExtensionList, Malformed, Notify, Parsed, RESET_TOKEN, Reader,
 };
-use super::{MIN_PACKET, SERVICE_IDENTIFIER, Sink, Status, StoreStatuses};
+use super::{MIN_PACKET, SERVICE_IDENTIFIER, Sink, Status, StoreStatuses, TicketRequest, TicketResponse};
 use crate::ids::{Epoch, RequestId, Serial, StoreId, StoreSet};
 use crate::time::UnixTime;
 
@@ -29,6 +29,8 @@ pub(crate) mod ty {
     pub(crate) const ENDPOINT_REQUEST: u8 = 11;
     pub(crate) const ENDPOINT_RESPONSE: u8 = 12;
     pub(crate) const FAILURE: u8 = 22;
+    pub(crate) const TICKET_REQUEST: u8 = 23;
+    pub(crate) const TICKET_RESPONSE: u8 = 24;
 }
 
 /// The heartbeat interval of a device that names none.
@@ -82,6 +84,8 @@ pub(crate) struct ConnectResponse<'a> {
     pub(crate) refresh_after: Duration,
     /// The packet size of the connection, 1200..=1452 bytes. Default: 1200.
     pub(crate) packet_size: u16,
+    /// Whether the service would give another ticket for this one.
+    pub(crate) renew: bool,
 }
 
 /// A device's sign of life; answered by Status.
@@ -227,6 +231,8 @@ pub(crate) enum Message<'a> {
     EndpointRequest(EndpointRequest),
     EndpointResponse(EndpointResponse),
     Failure(Failure<'a>),
+    TicketRequest(TicketRequest<'a>),
+    TicketResponse(TicketResponse<'a>),
     /// A type that does not come in a data packet: answered with 400 if it has a request id, else ignored.
     Unknown {
         request: Option<RequestId>,
@@ -285,6 +291,8 @@ impl<'a> Message<'a> {
                 retry_after: f.retry_after,
                 detail: f.detail,
             }),
+            ty::TICKET_REQUEST => Self::TicketRequest(TicketRequest::from_fields(&f)?),
+            ty::TICKET_RESPONSE => Self::TicketResponse(TicketResponse::from_fields(&f)?),
             _ => Self::Unknown { request: f.request },
         })
     }
@@ -363,6 +371,7 @@ impl<'a> ConnectResponse<'a> {
             lease: given(f.lease)?,
             refresh_after: given(f.refresh_after)?,
             packet_size: f.packet_size.unwrap_or(DEFAULT_PACKET_SIZE),
+            renew: f.renew,
         })
     }
 }
@@ -379,6 +388,9 @@ impl Emit for ConnectResponse<'_> {
         w.duration(tag::LEASE, self.lease);
         w.duration(tag::REFRESH_AFTER, self.refresh_after);
         w.bytes(tag::IDENTIFIERS, self.identifiers);
+        if self.renew {
+            w.bytes(tag::RENEW, &[]);
+        }
         w.end();
     }
 }

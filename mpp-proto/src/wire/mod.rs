@@ -29,6 +29,7 @@ mod message;
 mod notify;
 mod plaintext;
 mod reader;
+mod renewal;
 mod sink;
 mod ticket;
 mod token;
@@ -50,7 +51,7 @@ pub(crate) use exchange::{
 };
 pub(crate) use ext::{ExtensionList, Items};
 pub(crate) use header::{Ack, Direction, Header};
-pub(crate) use message::ty::ENDPOINT_REQUEST;
+pub(crate) use message::ty::{ENDPOINT_REQUEST, TICKET_RESPONSE};
 pub(crate) use message::{
     Acknowledge, Connect, ConnectResponse, EndpointRequest, EndpointResponse, ErrorBody, Failure, Heartbeat,
     Message, Post, Posted, Subscribe, Subscribed,
@@ -61,6 +62,7 @@ pub(crate) use plaintext::{
     service_identifiers,
 };
 pub(crate) use reader::Reader;
+pub(crate) use renewal::{TicketRequest, TicketResponse};
 pub(crate) use sink::{Emit, LenSink, Overflow, Sink, SliceSink};
 pub(crate) use token::{Purpose, TokenPlain};
 pub(crate) use varint::{VARINT_MAX, put_varint, varint_len};

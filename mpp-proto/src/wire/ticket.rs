@@ -114,6 +114,18 @@ impl Ticket {
         Ok(ticket)
     }
 
+    /// The same ticket with what a service has given for it.
+    pub(crate) fn renewed(
+        &self,
+        token: &[u8],
+        secret: &[u8; 32],
+        expiry: UnixTime,
+    ) -> Result<Self, TicketError> {
+        let ticket = Self { token: token.into(), secret: Zeroizing::new(*secret), expiry, ..self.clone() };
+        ticket.check()?;
+        Ok(ticket)
+    }
+
     fn check(&self) -> Result<(), TicketError> {
         let limits = [
             ("list of endpoints", self.endpoints.len(), MAX_ENDPOINTS),

@@ -32,6 +32,8 @@ pub(crate) struct Pair {
     pub(crate) device_config: Arc<DeviceConfig>,
     pub(crate) key: TicketKey,
     wire: VecDeque<(Instant, Option<SocketAddr>, Vec<u8>)>,
+    /// How much of the log a resting device has been brought.
+    read: usize,
     random: u64,
     seeds: u8,
     device_link: LinkId,
@@ -100,6 +102,7 @@ impl Pair {
             device_config,
             key,
             wire: VecDeque::new(),
+            read: 0,
             random: 1,
             seeds: 2,
             device_link: LINK,
@@ -139,6 +142,15 @@ impl Pair {
         for mut packet in core::mem::take(&mut self.astray) {
             let path = Path::new(self.device_link, service_address());
             let _ = self.device.handle_datagram(self.now, Datagram { path, payload: &mut packet });
+        }
+    }
+
+    /// Brings a device that rests what the service has sent since it was last asked, whomever it is for.
+    pub(crate) fn deliver_to(&mut self, device: &mut Device) {
+        let from = core::mem::replace(&mut self.read, self.log.len());
+        for (_, packet) in self.log[from..].iter().filter(|(from, _)| from.is_none()) {
+            let path = Path::new(self.device_link, service_address());
+            let _ = device.handle_datagram(self.now, Datagram { path, payload: &mut packet.clone() });
         }
     }
 

@@ -8,6 +8,7 @@ mod harness;
 mod paths;
 mod shards;
 mod stun;
+mod renewal;
 mod traffic;
 
 use std::time::Duration;

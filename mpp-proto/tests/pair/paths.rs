@@ -132,4 +132,61 @@ fn a_copier_with_many_addresses_is_asked_once_a_second() {
     }
     let suggested = pair.service.stats().suggested;
     assert!((5..=11).contains(&suggested), "{suggested} in 10 s");
+fn told_408(pair: &Pair) -> usize {
+    let told = |e: &&DeviceEvent| {
+        matches!(e, DeviceEvent::Disconnected { reason: DisconnectReason::ByService(Code::TIMEOUT), .. })
+    };
+    pair.events.iter().filter(told).count()
+}
+
+/// The route changes under a connection, and only small packets pass: heartbeats go on, and without more the device would
+/// believe that nothing is posted.
+// SPEC: R-narrow
+#[test]
+fn a_path_that_shrinks_is_noticed() {
+    // One large packet, many of them, and many of which the last is small.
+    for size in [900, 1157 * 4 - 60, 5000] {
+        let mut pair = Pair::new();
+        pair.run(Duration::from_secs(1));
+        pair.deaf_above = 600;
+        pair.publish(Event::with_payload(StoreId::INBOUND, vec![7; size].into()));
+        pair.run(Duration::from_secs(30));
+        assert_eq!(told_408(&pair), 1, "{size} bytes");
+        assert_eq!(pair.service.stats().shrunk, 1);
+        assert_eq!(pair.device.state(), ConnectionState::Connecting, "the path carries no exchange");
+        pair.deaf_above = usize::MAX;
+        pair.run(Duration::from_secs(90));
+        assert_eq!(pair.take().len(), 1);
+    }
+}
+
+/// Small events that follow each other replace the large one at each timeout.
+#[test]
+fn a_path_that_shrinks_is_noticed_while_events_follow_each_other() {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(1));
+    pair.deaf_above = 600;
+    pair.publish(Event::with_payload(StoreId::INBOUND, vec![7; 900].into()));
+    for _ in 0..60 {
+        pair.publish(Event::changed(StoreId::OUTBOUND));
+        pair.run(Duration::from_millis(500));
+    }
+    assert_eq!(told_408(&pair), 1);
+}
+
+#[test]
+fn a_path_that_only_loses_packets_is_not_narrow() {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(1));
+    pair.loss = 30;
+    for _ in 0..40 {
+        pair.publish(Event::with_payload(StoreId::INBOUND, vec![7; 6000].into()));
+        pair.run(Duration::from_secs(5));
+    }
+    assert_eq!(pair.service.stats().shrunk, 0);
+    // And one that carries nothing is dead, not narrow.
+    pair.cut = true;
+    pair.publish(Event::with_payload(StoreId::INBOUND, vec![7; 900].into()));
+    pair.run(Duration::from_secs(200));
+    assert_eq!(pair.service.stats().shrunk, 0);
 }

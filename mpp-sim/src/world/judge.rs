@@ -88,6 +88,8 @@ fn seen(node: &DeviceNode) -> Vec<Seen> {
             }
             Record::Acknowledged(position) => see(Sight::Taken(position.0)),
             Record::Event(DeviceEvent::Connected(_)) => see(Sight::Connected),
+            // Nothing is interrupted and nothing comes again, unless the history is another one.
+            Record::Event(DeviceEvent::KeysRenewed(c)) if !c.recovered => see(Sight::Connected),
             Record::Event(DeviceEvent::Subscribed { request, .. }) => {
                 // Answers to older requests say nothing of the filter asked for last.
                 if asked == Some(*request) {

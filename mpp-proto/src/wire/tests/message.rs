@@ -79,10 +79,11 @@ proptest! {
     fn connect_response(
         identifiers in identifiers(32), epoch in epoch(), newest in serial(), lost in stores(),
         endpoint in option::of(address()), service_time in time(), lease in millis(), refresh_after in millis(),
-        packet_size in packet_size(),
+        packet_size in packet_size(), renew: bool,
     ) {
         let response = ConnectResponse {
             identifiers: &identifiers, epoch, newest, lost, endpoint, service_time, lease, refresh_after, packet_size,
+            renew,
         };
         let out = bytes_of(&response);
         prop_assert_eq!(ConnectResponse::parse(&out), Ok(response));
@@ -185,6 +186,17 @@ proptest! {
         let m = ErrorBody { code, retry_after, serial, detail: &detail };
         let out = bytes_of(&m);
         prop_assert_eq!(ErrorBody::parse(&out), Ok(ErrorBody { detail: cut, ..m }));
+    }
+
+    #[test]
+    fn ticket_request_and_response(
+        request in request(), token in proptest::collection::vec(any::<u8>(), 1..257), secret: [u8; 32],
+        expiry in time(),
+    ) {
+        let m = TicketRequest { request, token: &token };
+        check(&m, Message::TicketRequest(m));
+        let m = TicketResponse { request, token: &token, secret: &secret, expiry };
+        check(&m, Message::TicketResponse(m));
     }
 
     /// Any bytes, and genuine messages with changes, are read without a panic; and what is read is written and read

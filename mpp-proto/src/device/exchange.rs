@@ -1,0 +1,254 @@
+//! Attempts to connect: where they go, what their answers lead to, and how a connection begins (SPEC.md, "Exchange").
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use super::Device;
+use super::attempt::{Agreed, Answered, Attempt, Proposal};
+use super::connection::Connection;
+use super::event::{Connected, ConnectionState, DeviceEvent, ResolveId};
+use super::life::{MAX_RETRY_AFTER, slow_retry};
+use super::phase::{Phase, Successor, back_off};
+use super::requests::Ask;
+use super::resume::Anchor;
+use crate::channel::NotificationKind;
+use crate::ids::{Epoch, Serial, StoreSet};
+use crate::path::{Datagram, Disposition, DropReason, Path};
+use crate::time::Instant;
+use crate::wire::{Code, Endpoint, MIN_PACKET};
+
+/// Connect serials stay below this. Services compare 48 bits: one that names a serial near their end, by mistake or on
+/// purpose, must not leave the device without a larger one.
+const MAX_SERIAL: u64 = 1 << 47;
+/// A ticket was refused and there is another: that one is tried within this time.
+const OTHER_TICKET: Duration = Duration::from_secs(1);
+
+impl Device {
+    /// Begins an attempt: each round with the next endpoint first.
+    pub(super) fn start_attempt(&mut self, now: Instant) {
+        let attempt = self.make_attempt(now, None);
+        self.phase = Phase::Attempting(attempt);
+        self.set_state(ConnectionState::Connecting);
+        self.open_links();
+    }
+
+    /// Begins an attempt beside the connection, first to where that goes.
+    pub(super) fn start_successor(&mut self, now: Instant) {
+        let Phase::Connected { connection, .. } = &self.phase else { return };
+        let attempt = self.make_attempt(now, Some(connection.remote));
+        if let Phase::Connected { successor, .. } = &mut self.phase {
+            *successor = Successor::Attempting(attempt);
+        }
+        self.open_links();
+    }
+
+    fn make_attempt(&mut self, now: Instant, beside: Option<SocketAddr>) -> Attempt {
+        let unix = self.calendar.unix(now).as_millis().min(MAX_SERIAL);
+        self.connect_serial = unix.max(self.connect_serial.saturating_add(1));
+        let Anchor { epoch, position, covered } = *self.inbox.received();
+        let proposal = Proposal {
+            connect_serial: self.connect_serial,
+            epoch,
+            position,
+            filter: self.filter,
+            covered,
+            packet_size: self.config.packet_size.clamp(MIN_PACKET as u16, crate::wire::MAX_PACKET as u16),
+            interval: self.config.interval,
+            forward_secrecy: self.config.forward_secrecy,
+            beside: beside.is_some(),
+        };
+        let mut attempt = Attempt::new(now, self.tickets.current(), proposal, &mut self.rng);
+        let endpoints = self.tickets.current().endpoints();
+        let first = self.attempts % endpoints.len().max(1);
+        if beside.is_none() {
+            self.attempts = self.attempts.wrapping_add(1);
+        }
+        let mut name: Option<(String, u16)> = None;
+        let mut addresses: Vec<_> = beside.into_iter().collect();
+        for endpoint in endpoints[first..].iter().chain(&endpoints[..first]) {
+            match endpoint {
+                Endpoint::Address(address) => addresses.push(*address),
+                // One name a round: what it stands for comes later than the addresses, and is tried after them.
+                Endpoint::Name { host, port } if name.is_none() => name = Some((host.clone(), *port)),
+                Endpoint::Name { .. } => {}
+            }
+        }
+        attempt.add_candidates(now, &addresses);
+        if let Some((host, port)) = name {
+            self.resolve_id = self.resolve_id.wrapping_add(1);
+            self.push(DeviceEvent::Resolve { id: ResolveId(self.resolve_id), host, port });
+        }
+        attempt
+    }
+
+    /// Asks the host for the sockets that the attempt needs.
+    pub(super) fn open_links(&mut self) {
+        let Some(attempt) = self.phase.attempt() else { return };
+        let needed: Vec<_> = attempt.families().collect();
+        for family in needed {
+            self.ask_link(family);
+        }
+    }
+
+    pub(super) fn receive_answer(&mut self, now: Instant, datagram: Datagram<'_>) -> Disposition {
+        let Datagram { path, payload } = datagram;
+        let Some(attempt) = self.phase.attempt_mut() else { return Disposition::NotForUs };
+        match attempt.handle_answer(now, path.remote, payload) {
+            Answered::Nothing => Disposition::Dropped(DropReason::Unauthentic),
+            Answered::Deferred => Disposition::Accepted,
+            Answered::Hint(code) => {
+                self.push(DeviceEvent::Hint { code, from: path.remote });
+                Disposition::Accepted
+            }
+            Answered::Refused { code, retry_after, serial } => {
+                self.refused(now, code, retry_after, serial);
+                Disposition::Accepted
+            }
+            Answered::Complete(agreed) => {
+                self.agreed(now, *agreed, path);
+                Disposition::Accepted
+            }
+        }
+    }
+
+    /// Nobody answered the attempt, or not over its keys.
+    pub(super) fn attempt_failed(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        let cap = back_off(self.failures);
+        let wait = self.rng.duration(Duration::from_secs(1), cap);
+        self.tickets.turn();
+        self.retry(now + wait);
+    }
+
+    /// An authentic refusal of the attempt.
+    fn refused(&mut self, now: Instant, code: Code, retry_after: Duration, serial: Option<u64>) {
+        let retry_after = retry_after.min(MAX_RETRY_AFTER);
+        match code {
+            // The clock went back, or another device has this name: go on from the serial that the service knows.
+            Code::CONFLICT => {
+                let known = serial.filter(|serial| *serial < MAX_SERIAL).unwrap_or(0);
+                self.connect_serial = self.connect_serial.max(known);
+                let wait = self.rng.duration(Duration::ZERO, Duration::from_secs(1 << self.failures.min(6)));
+                self.failures = self.failures.saturating_add(1);
+                self.retry(now + wait.max(retry_after));
+            }
+            Code::UNAUTHORIZED | Code::FORBIDDEN | Code::UNKNOWN_ACCOUNT | Code::TICKET_EXPIRED => {
+                if self.tickets.refused() {
+                    let wait = self.rng.duration(Duration::ZERO, OTHER_TICKET);
+                    return self.retry(now + wait.max(retry_after));
+                }
+                let wait = slow_retry(self.refusals);
+                self.refusals = self.refusals.saturating_add(1);
+                let wait = self.rng.fraction(800, 1000, wait).max(retry_after);
+                self.push(DeviceEvent::RenewTicket { code });
+                self.retry(now + wait);
+            }
+            _ => {
+                let cap = back_off(self.failures);
+                self.failures = self.failures.saturating_add(1);
+                let wait = self.rng.duration(Duration::from_secs(1).min(cap), cap);
+                self.retry(now + wait.max(retry_after));
+            }
+        }
+    }
+
+    /// The attempt failed; the next one is due at `at`. If there is a connection it goes on, and the application has
+    /// nothing to know.
+    pub(super) fn retry(&mut self, at: Instant) {
+        if let Phase::Connected { successor, .. } = &mut self.phase {
+            *successor = Successor::Due(at);
+            return;
+        }
+        self.phase = Phase::Waiting(at);
+        self.push(DeviceEvent::AttemptFailed { retry_at: at });
+    }
+
+    /// An authentic answer: there are keys now. The first data packet from the service will confirm them.
+    fn agreed(&mut self, now: Instant, agreed: Agreed, path: Path) {
+        let facts = Facts {
+            epoch: agreed.epoch,
+            filter: agreed.proposal.filter,
+            beside: agreed.proposal.beside,
+            renew: agreed.renew,
+            connected: Connected {
+                recovered: agreed.lost.is_empty(),
+                lost: agreed.lost,
+                newest: agreed.newest,
+                service: path.remote,
+                observed: agreed.endpoint.unwrap_or(path.remote),
+                forward_secret: agreed.forward_secret,
+                took: now.since(agreed.started),
+            },
+        };
+        self.learn_clock(now, agreed.service_time, agreed.round_trip);
+        let mut new = Connection::new(now, agreed, path.link, path.remote, self.config.packet_limit);
+        new.facts = Some(facts);
+        match &mut self.phase {
+            Phase::Connected { connection, successor } => {
+                connection.succeeded = true;
+                *successor = Successor::Confirming(new);
+            }
+            phase => *phase = Phase::connected(new),
+        }
+    }
+
+    /// The service has shown that it has the keys too.
+    pub(super) fn confirmed(&mut self, now: Instant) {
+        let Some(facts) = self.phase.connection_mut().and_then(|c| c.facts.take()) else { return };
+        let Facts { epoch, filter, beside, renew, mut connected } = facts;
+        let subscribed = self.requests.restart(now, filter);
+        self.failures = 0;
+        self.refusals = 0;
+        self.tickets.accepted();
+        self.stats.connects += 1;
+        let before = *self.inbox.received();
+        let position = if epoch == before.epoch { before.position } else { Serial::ZERO };
+        connected.lost = match epoch == before.epoch {
+            // What was dropped the connection before has brought or announced meanwhile, or this one will: its first
+            // Notify begins at the mark in its first Heartbeat. What stays is what no position holds for.
+            true if beside => connected.lost.difference(before.covered),
+            true => connected.lost,
+            false if before.epoch == Epoch::NONE => connected.lost,
+            // A new history loses all that was subscribed to, also if the service should forget to say so.
+            false => connected.lost.union(filter),
+        };
+        connected.recovered = connected.lost.is_empty();
+        let anchor = Anchor { epoch, position, covered: self.requests.narrowed(filter) };
+        if !connected.recovered {
+            self.inbox.push(Some(NotificationKind::Gap(connected.lost)), anchor);
+        } else if anchor != before {
+            self.inbox.push(None, anchor);
+        }
+        for request in subscribed {
+            self.push(DeviceEvent::Subscribed { request, newest: connected.newest });
+        }
+        // For the application it is one connection that goes on, unless it was told of an end.
+        let goes_on = self.state != ConnectionState::Connecting;
+        self.set_state(ConnectionState::Connected);
+        self.push(match goes_on {
+            true => DeviceEvent::KeysRenewed(connected),
+            false => DeviceEvent::Connected(connected),
+        });
+        self.observe(connected.observed);
+        // Whoever has the ticket's secret must not get the next one out of a recording.
+        if renew && connected.forward_secret {
+            self.requests.add(Ask::Ticket);
+            self.requests.start(now);
+        }
+    }
+}
+
+/// What an exchange said, until the connection is confirmed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    epoch: Epoch,
+    /// The filter that it carried.
+    filter: StoreSet,
+    /// Whether a connection went on meanwhile.
+    beside: bool,
+    /// The service would give another ticket.
+    renew: bool,
+    connected: Connected,
+}
