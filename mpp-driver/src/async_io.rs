@@ -15,43 +15,18 @@ use crate::runtime::{AsyncSocket, Interest, Timer};
 /// [`Runtime::timer`](crate::Runtime::timer) on async-io: the kernel's where there is one.
 pub fn timer(at: Instant) -> Pin<Box<dyn Timer>> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if let Ok(timer) = kernel::Alarm::new(at) {
-        return Box::pin(timer);
+    if let Ok(timer) = crate::timerfd::timer(at, Async::new_nonblocking, Async::get_ref, |timer, cx| {
+        while !timer.get_ref().fired() {
+            // An error of the reactor is its end: nothing fires any more.
+            if !matches!(timer.poll_readable(cx), Poll::Ready(Ok(()))) {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }) {
+        return timer;
     }
     Box::pin(Sleep(async_io::Timer::at(at)))
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod kernel {
-    use super::*;
-    use crate::timerfd::TimerFd;
-
-    #[derive(Debug)]
-    pub(super) struct Alarm(Async<TimerFd>);
-
-    impl Alarm {
-        pub(super) fn new(at: Instant) -> io::Result<Self> {
-            let mut alarm = Self(Async::new_nonblocking(TimerFd::new()?)?);
-            Pin::new(&mut alarm).reset(at);
-            Ok(alarm)
-        }
-    }
-
-    impl Timer for Alarm {
-        fn reset(self: Pin<&mut Self>, at: Instant) {
-            self.0.get_ref().set(at.saturating_duration_since(Instant::now()));
-        }
-
-        fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-            // An error of the reactor is its end: nothing fires any more.
-            while !self.0.get_ref().fired() {
-                if !matches!(self.0.poll_readable(cx), Poll::Ready(Ok(()))) {
-                    return Poll::Pending;
-                }
-            }
-            Poll::Ready(())
-        }
-    }
 }
 
 /// [`Runtime::wrap`](crate::Runtime::wrap) on async-io.

@@ -24,6 +24,11 @@ impl Clock {
         Self { origin: runtime.uptime(), runtime }
     }
 
+    /// The runtime by whose clock it goes.
+    pub(crate) fn runtime(&self) -> &dyn Runtime {
+        &*self.runtime
+    }
+
     pub(crate) fn now(&self) -> Instant {
         Instant::ZERO + self.runtime.uptime().saturating_sub(self.origin)
     }

@@ -53,6 +53,7 @@ mod clock;
 #[cfg(feature = "conformance")]
 #[doc(hidden)]
 pub mod conformance;
+mod drive;
 mod error;
 mod runtime;
 mod service;

@@ -5,12 +5,17 @@
 //! so that a device that slept past its heartbeat sends it as soon as the machine is up, and it wakes its thread exactly
 //! once for each deadline. (Wheels of timers wake for every step down their hierarchy.)
 
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::time::Duration;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{self, ClockId, Expiration, TimerFlags, TimerSetTimeFlags};
+
+use crate::runtime::Timer;
 
 /// The timer. It is in non-blocking mode.
 #[derive(Debug)]
@@ -41,6 +46,39 @@ impl TimerFd {
     }
 }
 
+/// [`Runtime::timer`](crate::Runtime::timer) on a reactor that can watch a descriptor: `watch` registers it, `get` gives it
+/// back, and `poll` is ready when it has [`fired`](TimerFd::fired), and has the task woken when it may have.
+///
+/// # Errors
+/// Those of [`TimerFd::new`] and of `watch`.
+pub fn timer<W: Debug + Send + 'static>(
+    at: Instant,
+    watch: impl FnOnce(TimerFd) -> io::Result<W>,
+    get: fn(&W) -> &TimerFd,
+    poll: fn(&W, &mut Context<'_>) -> Poll<()>,
+) -> io::Result<Pin<Box<dyn Timer>>> {
+    let mut timer = Box::pin(Watched { timer: watch(TimerFd::new()?)?, get, poll });
+    timer.as_mut().reset(at);
+    Ok(timer)
+}
+
+#[derive(Debug)]
+struct Watched<W> {
+    timer: W,
+    get: fn(&W) -> &TimerFd,
+    poll: fn(&W, &mut Context<'_>) -> Poll<()>,
+}
+
+impl<W: Debug + Send + 'static> Timer for Watched<W> {
+    fn reset(self: Pin<&mut Self>, at: Instant) {
+        (self.get)(&self.timer).set(at.saturating_duration_since(Instant::now()));
+    }
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        (self.poll)(&self.timer, cx)
+    }
+}
+
 impl AsFd for TimerFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -55,8 +93,6 @@ impl AsRawFd for TimerFd {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     #[test]

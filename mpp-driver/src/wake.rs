@@ -1,14 +1,13 @@
 //! Who waits for what: wakers that are kept under a lock and woken after it is released, and the alarm of a driver.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use mpp_proto::Instant;
 
 use crate::clock::Clock;
-use crate::runtime::{Runtime, Timer};
+use crate::runtime::Timer;
 
 /// Beyond this number of waiting tasks, some of them have surely gone: all are asked.
 const WAITING: usize = 256;
@@ -99,22 +98,22 @@ impl<T> Guarded<T> {
 /// A runtime's timer, set by the state machines' clock.
 #[derive(Debug)]
 pub(crate) struct Alarm {
-    runtime: Arc<dyn Runtime>,
+    clock: Clock,
     timer: Pin<Box<dyn Timer>>,
     set: Option<Instant>,
 }
 
 impl Alarm {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
-        let timer = runtime.timer(runtime.now());
-        Self { runtime, timer, set: None }
+    pub(crate) fn new(clock: Clock) -> Self {
+        let timer = clock.runtime().timer(clock.runtime().now());
+        Self { clock, timer, set: None }
     }
 
     /// Ready if `at` is not later than now; else the task is woken then.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, clock: &Clock, at: Option<Instant>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
         let Some(at) = at else { return Poll::Pending };
         loop {
-            let wait = at.since(clock.now());
+            let wait = at.since(self.clock.now());
             if wait.is_zero() {
                 return Poll::Ready(());
             }
@@ -132,19 +131,19 @@ impl Alarm {
     fn reset(&mut self, at: Instant, wait: Duration) {
         // Never further than a day: some timers take no more, and to wake once a day costs nothing.
         let wait = wait.min(Duration::from_secs(24 * 3600));
-        self.timer.as_mut().reset(self.runtime.now() + wait);
+        self.timer.as_mut().reset(self.clock.runtime().now() + wait);
         self.set = Some(at);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::{Arc, Mutex};
     use std::task::Wake;
 
     use super::*;
-    use crate::runtime::{AsyncSocket, Task};
+    use crate::runtime::{AsyncSocket, Runtime, Task};
 
     #[derive(Debug, Default)]
     struct Count(AtomicUsize);
@@ -238,20 +237,20 @@ mod tests {
     fn an_early_timer_is_set_again_and_a_deadline_that_stays_is_not() {
         let runtime = Hasty::default();
         let resets = runtime.0.clone();
-        let mut alarm = Alarm::new(Arc::new(runtime));
-        let clock = Clock::start(alarm.runtime.clone());
+        let clock = Clock::start(Arc::new(runtime));
+        let mut alarm = Alarm::new(clock.clone());
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(alarm.poll(&mut cx, &clock, None).is_pending());
-        assert!(alarm.poll(&mut cx, &clock, Some(clock.now())).is_ready());
+        assert!(alarm.poll(&mut cx, None).is_pending());
+        assert!(alarm.poll(&mut cx, Some(clock.now())).is_ready());
         assert!(resets.lock().unwrap().is_empty());
         let soon = clock.now() + Duration::from_secs(3600);
         for _ in 0..2 {
-            assert!(alarm.poll(&mut cx, &clock, Some(soon)).is_pending());
+            assert!(alarm.poll(&mut cx, Some(soon)).is_pending());
             assert_eq!(resets.lock().unwrap().len(), 4);
         }
-        assert!(alarm.poll(&mut cx, &clock, Some(soon + Duration::from_secs(1))).is_pending());
+        assert!(alarm.poll(&mut cx, Some(soon + Duration::from_secs(1))).is_pending());
         assert_eq!(resets.lock().unwrap().len(), 5);
         // A deadline in the far future is no overflow.
-        assert!(alarm.poll(&mut cx, &clock, Some(Instant::from_micros(u64::MAX))).is_pending());
+        assert!(alarm.poll(&mut cx, Some(Instant::from_micros(u64::MAX))).is_pending());
     }
 }

@@ -101,8 +101,8 @@ impl Runtime for Tokio {
     fn timer(&self, at: Instant) -> Pin<Box<dyn Timer>> {
         let _inside = self.0.enter();
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let Ok(timer) = kernel::Alarm::new(at) {
-            return Box::pin(timer);
+        if let Ok(timer) = kernel_timer(at) {
+            return timer;
         }
         Box::pin(Sleep(Box::pin(tokio::time::sleep_until(at.into()))))
     }
@@ -120,39 +120,20 @@ impl Runtime for Tokio {
 
 /// The kernel's timer, which wakes once for each deadline and goes on while the machine sleeps; tokio's do neither.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-mod kernel {
-    use super::*;
-    use mpp_driver::timerfd::TimerFd;
+fn kernel_timer(at: Instant) -> io::Result<Pin<Box<dyn Timer>>> {
     use tokio::io::{Interest, unix::AsyncFd};
-
-    #[derive(Debug)]
-    pub(super) struct Alarm(AsyncFd<TimerFd>);
-
-    impl Alarm {
-        #[allow(deprecated, reason = "its successor is unsafe; a TimerFd owns its descriptor and keeps it")]
-        pub(super) fn new(at: Instant) -> io::Result<Self> {
-            let mut alarm = Self(AsyncFd::with_interest(TimerFd::new()?, Interest::READABLE)?);
-            Pin::new(&mut alarm).reset(at);
-            Ok(alarm)
-        }
-    }
-
-    impl Timer for Alarm {
-        fn reset(self: Pin<&mut Self>, at: Instant) {
-            self.0.get_ref().set(at.saturating_duration_since(Instant::now()));
-        }
-
-        fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-            loop {
-                // An error of the reactor is its end: nothing fires any more.
-                let Ok(mut ready) = ready!(self.0.poll_read_ready(cx)) else { return Poll::Pending };
-                if ready.get_inner().fired() {
-                    return Poll::Ready(());
-                }
-                ready.clear_ready();
+    #[allow(deprecated, reason = "its successor is unsafe; a TimerFd owns its descriptor and keeps it")]
+    let watch = |timer| AsyncFd::with_interest(timer, Interest::READABLE);
+    mpp_driver::timerfd::timer(at, watch, AsyncFd::get_ref, |timer, cx| {
+        loop {
+            // An error of the reactor is its end: nothing fires any more.
+            let Ok(mut ready) = ready!(timer.poll_read_ready(cx)) else { return Poll::Pending };
+            if ready.get_inner().fired() {
+                return Poll::Ready(());
             }
+            ready.clear_ready();
         }
-    }
+    })
 }
 
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use super::Client;
 use super::driver::Driver;
 use super::state::{Shared, State};
 use crate::clock::{Clock, civil};
+use crate::drive::Driven;
 use crate::runtime::{AnyRuntime, Runtime, Task};
 
 /// What is called with every new [`Resume`].
@@ -130,7 +131,7 @@ impl<R> ClientBuilder<R> {
         let device = Device::new(config, self.ticket, self.resume, Seed::new(seed), now, unix);
         let shared = Arc::new(Shared::new(State::new(device), clock));
         let driver = Driver::new(shared.clone(), self.runtime, self.on_resume, now, unix);
-        (Client::new(shared), Box::pin(driver))
+        (Client::new(shared), Box::pin(Driven(driver)))
     }
 }
 

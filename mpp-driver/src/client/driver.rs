@@ -1,12 +1,9 @@
 //! The task behind a client.
 
-use std::future::Future;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::Context;
 
 use mpp_proto::{
     Datagram, DeviceEvent, Family, Instant, LinkId, LinkState, Path, ResolveId, Resume, Transmit, UnixTime,
@@ -15,24 +12,13 @@ use mpp_proto::{
 use super::builder::OnResume;
 use super::state::Shared;
 use crate::clock::Calendar;
+use crate::drive::{Drive, Next, ROUNDS};
 use crate::runtime::Runtime;
-use crate::socket::{Inbox, UdpSocket, any_address};
+use crate::socket::{Inbox, Link, UdpSocket, any_address};
 use crate::wake::Alarm;
 
-/// Batches received, and packets sent, in one go; then other tasks have their turn.
-const ROUNDS: usize = 16;
-/// How long a socket rests that does nothing but fail.
-const REST: Duration = Duration::from_millis(100);
 /// Room for one datagram of the protocol: 16 packets of the largest size.
 const OUT: usize = 16 * 1452;
-
-/// An open socket.
-#[derive(Debug)]
-struct Link {
-    id: LinkId,
-    socket: UdpSocket,
-    rests_until: Option<Instant>,
-}
 
 /// The packet that waits for room in its socket.
 #[derive(Debug)]
@@ -41,7 +27,7 @@ struct Pending {
     sent: usize,
 }
 
-/// The future that moves a client's packets. It ends when the device is closed and has said so.
+/// What moves a client's packets. It ends when the device is closed and has said so.
 pub(super) struct Driver {
     shared: Arc<Shared>,
     runtime: Arc<dyn Runtime>,
@@ -64,8 +50,8 @@ impl Driver {
         unix: UnixTime,
     ) -> Self {
         Self {
+            alarm: Alarm::new(shared.clock.clone()),
             shared,
-            alarm: Alarm::new(runtime.clone()),
             runtime,
             on_resume,
             saved: None,
@@ -82,36 +68,20 @@ impl Driver {
         let Self { shared, links, inbox, .. } = self;
         let mut more = false;
         for link in links {
-            if link.rests_until.is_some_and(|until| shared.clock.now() < until) {
-                continue;
-            }
-            link.rests_until = None;
-            for round in 0.. {
-                if round == ROUNDS {
-                    more = true;
-                    break;
-                }
-                match link.socket.poll_receive(cx, inbox) {
-                    Poll::Pending => break,
-                    Poll::Ready(false) => {
-                        link.rests_until = Some(shared.clock.now() + REST);
-                        break;
-                    }
-                    Poll::Ready(true) => {}
-                }
+            more |= link.receive(cx, &shared.clock, inbox, ROUNDS, |id, inbox| {
                 let now = shared.clock.now();
                 shared.state.with(|s, wakes| {
                     for packet in inbox.packets() {
                         // A device leaves the choice of its own address to the system's routes: the one a packet
                         // came to may be gone by the time of the answer.
-                        let path = Path::new(link.id, packet.remote);
+                        let path = Path::new(id, packet.remote);
                         let payload = packet.payload;
                         // What is not for this device is counted by it.
                         let _ = s.device.handle_datagram(now, Datagram { path, payload });
                     }
                     s.wake_readers(wakes);
                 });
-            }
+            });
         }
         more
     }
@@ -173,7 +143,7 @@ impl Driver {
         let state = match UdpSocket::bind_device(&**runtime, address, &shared.counters) {
             Ok(socket) => {
                 let local = socket.local();
-                links.push(Link { id, socket, rests_until: None });
+                links.push(Link::new(id, socket));
                 LinkState::Open { local }
             }
             Err(_) => LinkState::Failed,
@@ -221,42 +191,30 @@ impl Driver {
         }
     }
 
-    /// When to look again if nothing happens, and whether everything is done.
-    fn deadline(&self) -> (Option<Instant>, bool) {
+    /// When to look again if nothing happens.
+    fn next(&self) -> Next {
         let now = self.shared.clock.now();
-        let rest = self.links.iter().filter_map(|l| l.rests_until).min();
+        let rest = Link::rested(&self.links);
         self.shared.state.with(|s, _| {
-            let done =
-                s.give_up.is_some_and(|at| at <= now || s.device.is_drained() && self.pending.is_none());
-            let at = s.device.poll_timeout().map(|w| w.at);
-            (Instant::earliest(at, Instant::earliest(rest, s.give_up)), done)
+            let said = s.device.is_drained() && self.pending.is_none();
+            Next::of(now, s.give_up, said, [s.device.poll_timeout().map(|w| w.at), rest])
         })
     }
 }
 
-impl Future for Driver {
-    type Output = ();
+impl Drive for Driver {
+    fn round(&mut self, cx: &mut Context<'_>) -> Next {
+        self.advance(cx);
+        let mut more = self.receive(cx);
+        more |= self.serve();
+        // First the host, then the service: what the service knows to be dealt with, it may forget.
+        self.save();
+        more |= self.transmit(cx);
+        self.next().unless(more)
+    }
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let driver = &mut *self;
-        for _ in 0..ROUNDS {
-            driver.advance(cx);
-            let mut more = driver.receive(cx);
-            more |= driver.serve();
-            // First the host, then the service: what the service knows to be dealt with, it may forget.
-            driver.save();
-            more |= driver.transmit(cx);
-            let (at, done) = driver.deadline();
-            if done {
-                return Poll::Ready(());
-            }
-            if driver.alarm.poll(cx, &driver.shared.clock, at).is_pending() && !more {
-                return Poll::Pending;
-            }
-        }
-        // Much to do, or a deadline that does not move: others first, then again.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+    fn alarm(&mut self) -> &mut Alarm {
+        &mut self.alarm
     }
 }
 

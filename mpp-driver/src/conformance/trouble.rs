@@ -22,10 +22,12 @@ async fn in_lab<K: Kit>(
 pub async fn a_client_that_is_not_polled_for_minutes_loses_nothing<K: Kit>(w: World<K>) {
     let ((service, address), lab) = (w.service(), Lab::<K>::new());
     let client = in_lab(&w, &lab, address, 25).await;
-    // The queue of the device takes 64; the ring of the channel keeps 32 for it. The device's clock goes on by 3 s for
-    // each.
+    // The queue of the device takes 64; the ring of the channel keeps 32 for it, which must not overflow before the queue
+    // is full. The device's clock goes on by 3 s for each.
     for n in 1..=90 {
         service.publish(ALICE, numbered(n)).unwrap();
+        let told = || service.devices(ALICE).first().is_some_and(|d| d.told.0 >= n.min(60));
+        w.until(30, "the device to be told", told).await;
         w.sleep(Duration::from_millis(15)).await;
         lab.sleep(Duration::from_secs(3));
     }

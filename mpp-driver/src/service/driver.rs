@@ -1,35 +1,27 @@
 //! The task behind a shard of a service.
 
 use std::array;
-use std::future::Future;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::Context;
 
 use mpp_proto::{Datagram, Disposition, Instant, LinkId, Path, Progress, ShardId, UnixTime};
 
 use super::mail::Letter;
 use super::state::Shared;
 use crate::clock::Calendar;
-use crate::runtime::Runtime;
-use crate::socket::{Inbox, Outbox, UdpSocket};
+use crate::drive::{Drive, Next};
+use crate::socket::{Inbox, Link, Outbox, UdpSocket};
 use crate::stats::count;
 use crate::wake::Alarm;
 
-/// Rounds in one go; then other tasks have their turn.
-const ROUNDS: usize = 16;
 /// Batches taken from one socket before the others and the sending have their turn.
 const BATCHES: usize = 8;
 /// Packets handed to the state machine at once.
 const BATCH: usize = quinn_udp::BATCH_SIZE;
 /// Timers that may fire before the sockets have their turn.
 const TIMERS: usize = 1024;
-/// How long a socket rests that does nothing but fail.
-const REST: Duration = Duration::from_millis(100);
-
-/// The future that moves a shard's packets. It ends when the service is closed and has told its devices.
+/// What moves a shard's packets. It ends when the service is closed and has told its devices.
 ///
 /// Each shard has sockets of its own, on the same addresses and ports as the others', so that they receive side by side
 /// and an answer leaves from the port that its device knows. The system chooses the socket by the sender's address, which
@@ -39,8 +31,7 @@ pub(super) struct Driver {
     id: ShardId,
     calendar: Calendar,
     alarm: Alarm,
-    sockets: Vec<UdpSocket>,
-    rests_until: Vec<Option<Instant>>,
+    links: Vec<Link>,
     inbox: Inbox,
     outbox: Outbox,
     dispositions: Vec<Disposition>,
@@ -52,19 +43,17 @@ impl Driver {
     pub(super) fn new(
         shared: Arc<Shared>,
         id: ShardId,
-        runtime: &Arc<dyn Runtime>,
         sockets: Vec<UdpSocket>,
         now: Instant,
         unix: UnixTime,
     ) -> Self {
         Self {
+            alarm: Alarm::new(shared.clock.clone()),
             shared,
             id,
             letters: Vec::new(),
             calendar: Calendar::new(now, unix),
-            alarm: Alarm::new(runtime.clone()),
-            rests_until: sockets.iter().map(|_| None).collect(),
-            sockets,
+            links: (0..).map(LinkId).zip(sockets).map(|(id, socket)| Link::new(id, socket)).collect(),
             inbox: Inbox::service(),
             outbox: Outbox::new(),
             dispositions: Vec::with_capacity(BATCH),
@@ -73,35 +62,17 @@ impl Driver {
 
     /// Takes in what came; returns whether there may be more.
     fn receive(&mut self, cx: &mut Context<'_>) -> bool {
-        let Self { shared, id, sockets, rests_until, inbox, dispositions, letters, .. } = self;
+        let Self { shared, id, links, inbox, dispositions, letters, .. } = self;
         let mut more = false;
-        for (i, (socket, rests_until)) in sockets.iter().zip(rests_until).enumerate() {
-            if rests_until.is_some_and(|until| shared.clock.now() < until) {
-                continue;
-            }
-            *rests_until = None;
-            let link = LinkId(i as u16);
-            for round in 0.. {
-                if round == BATCHES {
-                    more = true;
-                    break;
-                }
-                match socket.poll_receive(cx, inbox) {
-                    Poll::Pending => break,
-                    Poll::Ready(false) => {
-                        *rests_until = Some(shared.clock.now() + REST);
-                        break;
-                    }
-                    Poll::Ready(true) => {
-                        let packets = inbox.packets().map(|packet| Datagram {
-                            path: Path { link, remote: packet.remote, local: packet.local },
-                            payload: packet.payload,
-                        });
-                        take_in(shared, *id, packets, dispositions, letters);
-                        send_letters(shared, letters);
-                    }
-                }
-            }
+        for link in links {
+            more |= link.receive(cx, &shared.clock, inbox, BATCHES, |link, inbox| {
+                let packets = inbox.packets().map(|packet| Datagram {
+                    path: Path { link, remote: packet.remote, local: packet.local },
+                    payload: packet.payload,
+                });
+                take_in(shared, *id, packets, dispositions, letters);
+                send_letters(shared, letters);
+            });
         }
         more
     }
@@ -139,24 +110,23 @@ impl Driver {
     /// Sends one batch; returns whether there may be more to send now. While packets wait for room in a socket,
     /// nothing new is made.
     fn transmit(&mut self, cx: &mut Context<'_>) -> bool {
-        let Self { shared, id, sockets, outbox, .. } = self;
+        let Self { shared, id, links, outbox, .. } = self;
         if outbox.is_empty() {
             let now = shared.clock.now();
             if !shared.shard(*id).with(|s, _| outbox.fill(|batch| s.core.poll_transmit(now, batch))) {
                 return false;
             }
         }
-        outbox.poll_send(cx, sockets).is_ready()
+        outbox.poll_send(cx, links).is_ready()
     }
 
-    /// When to look again if nothing happens, and whether everything is done.
-    fn deadline(&self) -> (Option<Instant>, bool) {
+    /// When to look again if nothing happens.
+    fn next(&self) -> Next {
         let now = self.shared.clock.now();
-        let rest = self.rests_until.iter().flatten().min().copied();
+        let rest = Link::rested(&self.links);
         self.shared.shard(self.id).with(|s, _| {
-            let done = s.give_up.is_some_and(|at| at <= now || s.core.is_drained() && self.outbox.is_empty());
-            let at = s.core.poll_timeout().map(|w| w.at);
-            (Instant::earliest(at, Instant::earliest(rest, s.give_up)), done)
+            let said = s.core.is_drained() && self.outbox.is_empty();
+            Next::of(now, s.give_up, said, [s.core.poll_timeout().map(|w| w.at), rest])
         })
     }
 }
@@ -204,37 +174,26 @@ fn send_letters(shared: &Shared, letters: &mut Vec<Letter>) {
     }
 }
 
-impl Future for Driver {
-    type Output = ();
+impl Drive for Driver {
+    fn round(&mut self, cx: &mut Context<'_>) -> Next {
+        let mut more = self.receive(cx);
+        // Before it looks for what others left: who wakes it from now on is heard.
+        more |= self.advance(cx);
+        more |= self.read_letters();
+        more |= self.transmit(cx);
+        self.next().unless(more)
+    }
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let driver = &mut *self;
-        for _ in 0..ROUNDS {
-            let mut more = driver.receive(cx);
-            // Before it looks for what others left: who wakes it from now on is heard.
-            more |= driver.advance(cx);
-            more |= driver.read_letters();
-            more |= driver.transmit(cx);
-            let (at, done) = driver.deadline();
-            if done {
-                // The port is free before anybody hears that the service has ended.
-                driver.sockets.clear();
-                return Poll::Ready(());
-            }
-            if driver.alarm.poll(cx, &driver.shared.clock, at).is_pending() && !more {
-                return Poll::Pending;
-            }
-        }
-        // Much to do, or a deadline that does not move: others first, then again.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+    fn alarm(&mut self) -> &mut Alarm {
+        &mut self.alarm
     }
 }
 
 impl Drop for Driver {
     /// Also if the runtime ends: nobody must wait for ever.
     fn drop(&mut self) {
-        self.sockets.clear();
+        // The port is free before anybody hears that the service has ended.
+        self.links.clear();
         self.shared.shard(self.id).with(|s, wakes| s.end(wakes));
     }
 }

@@ -23,6 +23,7 @@ pub use events::ServiceEvents;
 use state::Shared;
 
 use crate::clock::{Clock, civil};
+use crate::drive::Driven;
 use crate::error::BindError;
 use crate::runtime::{AnyRuntime, Runtime};
 use crate::socket::UdpSocket;
@@ -130,8 +131,8 @@ impl<R> Service<R> {
         let cores = ids.clone().map(core).collect::<Result<Vec<_>, BindError>>()?;
         let shared = Arc::new(Shared::new(cores, router, clock, counters, local));
         for (id, sockets) in ids.zip(sockets) {
-            let driver = Driver::new(shared.clone(), id, &runtime, sockets, now, unix);
-            runtime.spawn(Box::pin(driver));
+            let driver = Driver::new(shared.clone(), id, sockets, now, unix);
+            runtime.spawn(Box::pin(Driven(driver)));
         }
         Ok(Self { shared, runtime: PhantomData })
     }

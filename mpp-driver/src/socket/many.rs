@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use mpp_proto::{LinkId, Transmit, TransmitBatch};
 
-use super::UdpSocket;
+use super::{Link, UdpSocket};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::{runtime::Interest, stats::count};
 
@@ -36,12 +36,11 @@ impl Outbox {
         self.batch.iter().zip(&self.sent).all(|((t, _), sent)| *sent >= t.len)
     }
 
-    /// Sends as much as the sockets take, which are indexed by their link; `Ready` when everything is gone.
-    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, sockets: &[UdpSocket]) -> Poll<()> {
+    /// Sends as much as the sockets take; `Ready` when everything is gone.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, links: &[Link]) -> Poll<()> {
         let mut result = Poll::Ready(());
-        for (i, socket) in sockets.iter().enumerate() {
-            let link = LinkId(i as u16);
-            if socket.poll_send_batch(cx, link, || self.batch.iter(), &mut self.sent).is_pending() {
+        for link in links {
+            if link.socket.poll_send_batch(cx, link.id, || self.batch.iter(), &mut self.sent).is_pending() {
                 result = Poll::Pending;
             }
         }

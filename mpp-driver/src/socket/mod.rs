@@ -3,6 +3,7 @@
 //! Errors of the network never end anything here: they are counted, and the packet counts as lost.
 
 mod drops;
+mod link;
 mod many;
 mod receive;
 #[cfg(all(test, target_os = "linux"))]
@@ -19,6 +20,7 @@ use quinn_udp::{UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub(crate) use drops::drops;
+pub(crate) use link::Link;
 pub(crate) use many::Outbox;
 pub(crate) use receive::Inbox;
 

@@ -6,9 +6,9 @@ mod delivery;
 mod extremes;
 mod harness;
 mod paths;
+mod renewal;
 mod shards;
 mod stun;
-mod renewal;
 mod traffic;
 
 use std::time::Duration;

@@ -132,6 +132,8 @@ fn a_copier_with_many_addresses_is_asked_once_a_second() {
     }
     let suggested = pair.service.stats().suggested;
     assert!((5..=11).contains(&suggested), "{suggested} in 10 s");
+}
+
 fn told_408(pair: &Pair) -> usize {
     let told = |e: &&DeviceEvent| {
         matches!(e, DeviceEvent::Disconnected { reason: DisconnectReason::ByService(Code::TIMEOUT), .. })
