@@ -20,7 +20,7 @@ impl Service {
             self.shrunk(now, slot);
         } else if stuck {
             // Numbers are taken when packets are written, and what is written before the Notify goes on comes next.
-            let next = self.table.ids[slot].next_number;
+            let next = u64::from(self.table.ids[slot].next_number);
             let sending = self.table.hot[slot].sending;
             if let Some(sending) = self.sendings.get_mut(sending) {
                 sending.probe.get_or_insert(next);
