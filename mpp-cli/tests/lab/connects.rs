@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use crate::network::{DEVICE6, EXTERNAL, Lab, Network, SERVICE, SERVICE6};
-use crate::play::{HEARTBEAT, Play, endpoint};
+use crate::play::{AT_ONCE, HEARTBEAT, Play, endpoint};
 use crate::rules::{Nat, Trouble};
-
-/// What takes no waiting for anything.
-const AT_ONCE: Duration = Duration::ZERO;
 
 fn connects(network: Network) {
     let Some(lab) = Lab::open(network) else { return };

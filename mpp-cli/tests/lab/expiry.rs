@@ -4,11 +4,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::network::{EXTERNAL, Lab, Network};
-use crate::play::{HEARTBEAT, Play, endpoint};
+use crate::play::{AT_ONCE, HEARTBEAT, Play, endpoint};
 use crate::rules::{Lifetime, Nat};
-
-/// A packet there and back, and one more each way until the service believes a new address: on these networks nothing.
-const AT_ONCE: Duration = Duration::ZERO;
 
 /// Heartbeats that come in time keep a mapping, and no post has to wait.
 #[test]

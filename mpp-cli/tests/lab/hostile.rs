@@ -5,10 +5,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::network::{Lab, Network};
-use crate::play::{HEARTBEAT, Play};
+use crate::play::{AT_ONCE, HEARTBEAT, Play};
 use crate::rules::{Nat, Trouble};
 
-const AT_ONCE: Duration = Duration::ZERO;
 const PORT_RESTRICTED: Network = Network::Behind(Nat::PortRestricted);
 
 /// A third of the packets lost, both ways: all is heard, in order and once. Connections may break: one heartbeat in

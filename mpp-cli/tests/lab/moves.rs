@@ -9,10 +9,8 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use crate::network::{DEVICE, Lab, Network};
-use crate::play::{HEARTBEAT, LATE, Play};
+use crate::play::{AT_ONCE, HEARTBEAT, LATE, Play};
 use crate::rules::Nat;
-
-const AT_ONCE: Duration = Duration::ZERO;
 
 #[test]
 fn the_devices_address_changes() {

@@ -9,6 +9,7 @@
 //! In each namespace the interface towards the service is called `outer`, the one towards the device `inner`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use crate::needs;
 use crate::netns::Netns;
@@ -132,7 +133,29 @@ impl Lab {
             ])?;
             home.nft(rules::FIREWALL6)?;
         }
+        lab.warm_up()?;
         Ok(lab)
+    }
+
+    /// Until packets get through: cables need a moment, and the first packets are lost to it or to a neighbour whose
+    /// address is not known yet. Leaves no mapping behind.
+    fn warm_up(&self) -> Result<(), String> {
+        let mut services: Vec<IpAddr> = vec![SERVICE[0].into()];
+        services.extend((self.network == Network::Ipv6Firewall).then_some(IpAddr::from(SERVICE6[0])));
+        for ip in services {
+            let (service, device) = (self.service.udp((ip, 0)), self.device.udp((any(ip), 0)));
+            service.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            let to = service.local_addr().unwrap();
+            let arrives = |_| {
+                let _ = device.send_to(b"x", to);
+                service.recv(&mut [0; 8]).is_ok()
+            };
+            if !(0..250).any(arrives) {
+                return Err(format!("nothing arrives at {to}"));
+            }
+        }
+        self.flush();
+        Ok(())
     }
 
     /// Every NAT and firewall forgets all mappings.
@@ -218,10 +241,14 @@ impl Lab {
 
     /// The wildcard address of that family, and any port.
     pub(crate) fn any(&self) -> SocketAddr {
-        match self.network {
-            Network::Ipv6Firewall => (Ipv6Addr::UNSPECIFIED, 0).into(),
-            Network::Behind(_) | Network::DoubleNat => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        }
+        (any(self.service_address(0)), 0).into()
+    }
+}
+
+fn any(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
