@@ -12,10 +12,10 @@ use crate::wire::Code;
 
 /// One device's tickets issued before a time.
 #[derive(Clone, Copy, Debug)]
-struct Revocation {
-    account: AccountId,
-    device: DeviceId,
-    before: UnixTime,
+pub(super) struct Revocation {
+    pub(super) account: AccountId,
+    pub(super) device: DeviceId,
+    pub(super) before: UnixTime,
 }
 
 /// The list, which the host keeps and hands over at every start.
@@ -29,7 +29,7 @@ impl Revocations {
         known.is_some_and(|r| issued < r.before)
     }
 
-    fn add(&mut self, revocation: Revocation) {
+    pub(super) fn add(&mut self, revocation: Revocation) {
         let Revocation { account, device, before } = revocation;
         let same = |r: &Revocation| r.account == account && r.device == device;
         match self.0.find_mut(hash(&account, &device), same) {

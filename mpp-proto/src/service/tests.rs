@@ -13,7 +13,7 @@ use crate::ids::{RequestId, Rights, StoreId, StoreSet};
 use crate::path::{LinkId, Path};
 use crate::wire::{
     AEAD_TAG, Ack, Acknowledge, DEVICE_IDENTIFIER, Direction, Emit, Endpoint, EndpointRequest, EventRef,
-    HEADER, Header, Heartbeat, Notify, SERVICE_IDENTIFIER, Subscribe, emit_plaintext_head,
+    HEADER, Header, Heartbeat, Notify, SERVICE_IDENTIFIER, Subscribe, TicketRequest, emit_plaintext_head,
 };
 
 const NOW: Instant = Instant::from_micros(5_000_000);
@@ -281,4 +281,87 @@ fn a_payload_that_is_too_large_is_no_event() {
     let reserved = Event::changed(StoreId::new(25).unwrap());
     assert!(misfit.service.publish(NOW, &misfit.account, reserved).is_err());
     assert_eq!(misfit.service.head(&misfit.account).unwrap().newest, Serial::ZERO);
+}
+
+impl Misfit {
+    /// Asks for a ticket with this token over the real device's keys. Whether there is one.
+    fn asks_for_ticket(&mut self, number: u64, token: &[u8]) -> bool {
+        let before = self.service.stats().renewed;
+        let answers = self.send(header(number), &TicketRequest { request: RequestId(900), token });
+        assert_eq!(answers.len(), 1, "a ticket or a Failure");
+        self.service.stats().renewed > before
+    }
+}
+
+/// A token that this service's key sealed.
+fn token(account: &str, device: u8, issued: UnixTime, expiry: UnixTime) -> Vec<u8> {
+    let (endpoints, account, device) =
+        ([Endpoint::Address(address("192.0.2.1:1"))].into(), account.into(), DeviceId([device; 16]));
+    let spec = TicketSpec { endpoints, account, device, rights: Rights::default(), issued, expiry };
+    TicketKey::new(*b"key1", [7; 32]).mint(&spec, &[3; 32]).unwrap().token().to_vec()
+}
+
+// SPEC: R-ticket-renewed
+#[test]
+fn only_a_good_ticket_of_the_same_device_is_renewed() {
+    let hour = Duration::from_secs(3600);
+    let good = token("alice", 1, CLOCK, CLOCK + hour);
+    let mut misfit = Misfit::new();
+    assert!(misfit.asks_for_ticket(0, &good));
+    assert!(misfit.asks_for_ticket(1, &good), "a repetition is answered too");
+    for (number, bad) in [
+        token("bob", 1, CLOCK, CLOCK + hour),
+        token("alice", 2, CLOCK, CLOCK + hour),
+        token("alice", 1, CLOCK - hour, CLOCK),
+        token("alice", 1, CLOCK + hour, CLOCK + hour * 2),
+        good[..60].to_vec(),
+        [7; 90].to_vec(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert!(!misfit.asks_for_ticket(2 + number as u64, bad), "number {number}");
+    }
+    let (account, device, before) = (misfit.account, DeviceId([1; 16]), CLOCK + hour);
+    misfit.service.revocations.add(revoke::Revocation { account, device, before });
+    assert!(!misfit.asks_for_ticket(9, &good), "revoked");
+}
+
+// SPEC: R-renewal-secret
+#[test]
+fn over_keys_without_an_x25519_result_there_is_no_ticket() {
+    let mut misfit = Misfit::new();
+    misfit.service.table.owner[SLOT].rights &= !record::FORWARD_SECRET;
+    assert!(!misfit.asks_for_ticket(0, &token("alice", 1, CLOCK, CLOCK + Duration::from_secs(3600))));
+}
+
+/// A packet is opened in the host's buffer, and the host may keep that.
+#[test]
+fn a_new_secret_does_not_stay_in_the_buffer_it_came_in() {
+    let mut misfit = Misfit::new();
+    // The service has another key now, so the next exchange says that there is a ticket to be had.
+    let keys = [TicketKey::new(*b"key2", [8; 32]), TicketKey::new(*b"key1", [7; 32])];
+    misfit.service.set_ticket_keys(keys.into());
+    misfit.device.handle_link(NOW, LinkId(0), LinkState::Failed);
+    let mut buffer = [0; 1452];
+    let mut came = Vec::new();
+    for _ in 0..20 {
+        while let Some(event) = misfit.device.poll_event() {
+            if let DeviceEvent::OpenLink { link, .. } = event {
+                let local = address("198.51.100.7:4000");
+                misfit.device.handle_link(NOW, link, LinkState::Open { local });
+            }
+        }
+        while let Some(t) = misfit.device.poll_transmit(NOW, &mut buffer, NonZeroUsize::MIN) {
+            misfit.service_gets(address("198.51.100.7:4000"), &mut buffer[..t.len]);
+        }
+        for mut packet in misfit.output() {
+            misfit.device_gets(&mut packet);
+            came.push(packet);
+        }
+    }
+    assert_eq!(misfit.service.stats().renewed, 1);
+    let secret = misfit.device.ticket().secret();
+    assert!(!came.iter().any(|packet| packet.windows(32).any(|bytes| bytes == secret)));
+    assert!(came.iter().any(|packet| packet.iter().all(|byte| *byte == 0)), "it was wiped");
 }

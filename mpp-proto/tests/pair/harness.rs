@@ -211,7 +211,7 @@ impl Pair {
                 Some(end),
             ];
             let next = deadlines.into_iter().flatten().min().unwrap();
-            assert!(next >= self.now);
+            assert!(next >= self.now, "{deadlines:?} at {:?}", self.now);
             self.now = next;
             self.arrive();
             self.device.handle_timeout(next);

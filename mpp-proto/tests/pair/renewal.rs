@@ -195,6 +195,20 @@ fn a_renewed_ticket_outlives_its_key_and_is_kept() {
     assert!(is_connected(&later.events));
 }
 
+/// The host's ticket ends later, but the service does not have its key, and so cannot even prove that it refuses it.
+// SPEC: R-two-tickets
+#[test]
+fn without_an_answer_the_other_ticket_is_tried() {
+    let pair = with_ticket(&[1, 2], 2, Duration::ZERO, 90 * DAY);
+    let resume = pair.device.resume();
+    let mut later = Pair::with(config(&[1]), DeviceConfig::default());
+    let given = key(3).mint(&spec(later.now, 900 * DAY), &[3; 32]).unwrap();
+    let (now, clock) = (later.now, unix(later.now));
+    later.device = Device::new(Arc::default(), given, Some(resume), Seed::new([50; 32]), now, clock);
+    later.run(Duration::from_secs(60));
+    assert!(is_connected(&later.events));
+}
+
 /// What was kept belongs to a device of an account.
 #[test]
 fn a_kept_ticket_is_not_used_for_another_device() {
@@ -378,4 +392,46 @@ fn no_header_block_comes_twice_in_a_life() {
         assert!(seen.insert(packet[at..at + 16].to_vec()));
     }
     assert!(seen.len() > 500, "{}", seen.len());
+}
+
+/// No byte of a secret is in what people print when they look for a fault.
+// SPEC: R-no-secrets-shown
+#[test]
+fn nothing_secret_is_in_debug_output() {
+    // Every secret is made of this byte, as far as it is not derived.
+    const BYTE: u8 = 0xa7;
+    let key = TicketKey::new(*b"key1", [BYTE; 32]);
+    let mut config = ServiceConfig::new(ServiceSecret::new([BYTE; 32]), vec![key.clone()]);
+    config.node = 1;
+    let mut pair = Pair::with(config.clone(), DeviceConfig::default());
+    pair.key = key.clone();
+    let mut old = spec(pair.now, 90 * DAY);
+    old.issued = old.issued - 2 * DAY;
+    pair.start_with(&old);
+    pair.run(Duration::from_secs(2));
+    assert!(renewed(&pair).is_some());
+    let ticket = pair.device.ticket();
+    let resume = pair.device.resume();
+    // The token and the secret of a ticket, as they stand in what is kept of it.
+    let kept = resume.to_bytes();
+    let secret = &kept[41 + 24..41 + 56];
+    let token = &kept[41 + 56..kept.len() - 4];
+    let shown = [
+        format!("{key:?} {config:?} {:?} {:?}", Seed::new([BYTE; 32]), ServiceSecret::new([BYTE; 32])),
+        format!("{ticket:?} {:?}", pair.device),
+        format!("{resume:?} {:?}", pair.service),
+        format!("{:#?} {:#?}", pair.events, pair.service_events),
+    ];
+    let spelled = |bytes: &[u8]| {
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        let list = bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+        [hex, list]
+    };
+    for text in &shown {
+        for bytes in [&[BYTE; 3][..], &secret[..4], &token[21..25]] {
+            for spelling in spelled(bytes) {
+                assert!(!text.to_lowercase().contains(&spelling), "{spelling} in {text}");
+            }
+        }
+    }
 }
