@@ -246,7 +246,8 @@ impl<'a> Message<'a> {
             Self::Heartbeat(Heartbeat { request, .. })
             | Self::Subscribe(Subscribe { request, .. })
             | Self::Post(Post { request, .. })
-            | Self::EndpointRequest(EndpointRequest { request }) => Some(*request),
+            | Self::EndpointRequest(EndpointRequest { request })
+            | Self::TicketRequest(TicketRequest { request, .. }) => Some(*request),
             Self::Unknown { request } => *request,
             _ => None,
         }
