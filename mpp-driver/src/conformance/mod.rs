@@ -79,6 +79,7 @@ macro_rules! conformance {
             a_shut_down_service_tells_its_devices_and_frees_its_port
             a_dropped_service_ends
             a_revoked_ticket_is_refused_and_a_newer_one_is_not
+            ticket_keys_are_replaced_while_a_service_runs
             a_runtime_that_ends_leaves_nobody_waiting
             a_service_listens_on_several_addresses
             several_shards_behind_one_handle

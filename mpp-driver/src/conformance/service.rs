@@ -4,11 +4,12 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use mpp_proto::{
-    AccountHead, AccountId, CommandError, DisconnectReason, Endpoint, NotificationKind, PublishError, Serial,
+    AccountHead, AccountId, CommandError, ConnectionState, DisconnectReason, Endpoint, NotificationKind,
+    PublishError, Serial, TicketKey,
 };
 
 use super::{
-    ALICE, Kit, LOOPBACK, Lab, World, all, config, device_id, message, now, number, numbered, ticket,
+    ALICE, Kit, LOOPBACK, Lab, World, all, config, device_id, key, message, now, number, numbered, ticket,
     ticket_until,
 };
 use crate::{Advice, BindError, CallError, Client, ClientEvent, ConnectError, Service};
@@ -160,6 +161,18 @@ pub async fn a_runtime_that_ends_leaves_nobody_waiting<K: Kit>(w: World<K>) {
     w.within(10, "the end", all(vec![Box::pin(waiting), Box::pin(end)])).await;
     w.within(10, "shutting down", service.shutdown(Duration::from_secs(60))).await;
     assert_eq!(service.publish(ALICE, numbered(1)), Err(PublishError::Closed));
+}
+
+pub async fn ticket_keys_are_replaced_while_a_service_runs<K: Kit>(w: World<K>) {
+    let (service, address) = w.service();
+    let first = w.connect(1, address).await;
+    service.set_ticket_keys(&[]);
+    let second: Client<K> = Client::connect(ticket(2, address));
+    w.sleep(Duration::from_millis(300)).await;
+    assert_ne!(second.state(), ConnectionState::Connected);
+    assert_eq!(first.state(), ConnectionState::Connected, "it lives on");
+    service.set_ticket_keys(&[TicketKey::new([9; 4], [9; 32]), key()]);
+    w.within(20, "connecting", second.connected()).await.unwrap();
 }
 
 pub async fn a_revoked_ticket_is_refused_and_a_newer_one_is_not<K: Kit>(w: World<K>) {

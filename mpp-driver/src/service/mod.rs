@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use mpp_proto::{
     AccountHead, AccountId, DeviceId, DeviceStatus, Epoch, Event, Instant, PublishError, Router, Seed,
-    Serial, ServiceConfig, ShardId, UnixTime,
+    Serial, ServiceConfig, ShardId, TicketKey, UnixTime,
 };
 
 use driver::Driver;
@@ -192,6 +192,12 @@ impl<R> Service<R> {
             self.shared.settle_events(s, wakes);
             wakes.driver();
         });
+    }
+
+    /// Takes other ticket keys from now on: the first seals, all open. Tickets of a key that is not there any more are
+    /// refused; connections made with them live on until they end or are [revoked](Self::revoke).
+    pub fn set_ticket_keys(&self, keys: &[TicketKey]) {
+        self.shared.all().for_each(|shard| shard.with(|s, _| s.core.set_ticket_keys(keys.to_vec())));
     }
 
     /// The connected devices of an account.

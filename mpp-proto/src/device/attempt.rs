@@ -59,12 +59,21 @@ struct Candidate {
     remote: SocketAddr,
     starts_at: Instant,
     sent: usize,
-    /// Which step 1: the first, or one with an echo that this address asked for.
+    echo: Option<Echo>,
+}
+
+/// Step 1 with an echo that an address asked for, or somebody in its name: it is sent along with the first one.
+#[derive(Debug)]
+struct Echo {
     step: usize,
+    is_due: bool,
+    sent: usize,
+    sent_at: Instant,
 }
 
 /// One form of step 1. It is built once and sent again byte for byte.
 struct Step {
+    echo: Option<[u8; 16]>,
     packet: Vec<u8>,
     digest: StepOneDigest,
 }
@@ -191,7 +200,7 @@ impl Attempt {
         if write_sealed(&mut sealed[..room], &connect).is_ok() {
             ConnectKey::new(&self.secret, clear).seal(clear, sealed);
             let digest = StepOneDigest::of(&packet);
-            self.steps.push(Step { packet, digest });
+            self.steps.push(Step { echo, packet, digest });
         }
     }
 
@@ -214,7 +223,7 @@ impl Attempt {
                     None => now,
                 };
                 let starts_at = starts_at.max(now);
-                self.candidates.push(Candidate { remote: *remote, starts_at, sent: 0, step: 0 });
+                self.candidates.push(Candidate { remote: *remote, starts_at, sent: 0, echo: None });
             }
         }
     }
@@ -247,13 +256,22 @@ impl Attempt {
     ) -> Option<(LinkId, SocketAddr, &[u8])> {
         for candidate in &mut self.candidates {
             let Some(link) = link_of(Family::of(&candidate.remote)) else { continue };
+            if let Some(echo) = candidate.echo.as_mut().filter(|echo| echo.is_due) {
+                echo.is_due = false;
+                echo.sent += 1;
+                echo.sent_at = now;
+                return Some((link, candidate.remote, &self.steps[echo.step].packet));
+            }
             if candidate.due().is_some_and(|at| at <= now) {
                 // Whoever opened a link late starts late: the sendings keep their distance.
                 if candidate.sent == 0 {
                     candidate.starts_at = now;
                 }
                 candidate.sent += 1;
-                return Some((link, candidate.remote, &self.steps[candidate.step].packet));
+                if let Some(echo) = &mut candidate.echo {
+                    echo.is_due = true;
+                }
+                return Some((link, candidate.remote, &self.steps[0].packet));
             }
         }
         None
@@ -286,15 +304,13 @@ impl Attempt {
         let Some(at) = self.candidates.iter().position(|c| c.remote == from) else {
             return Answered::Nothing;
         };
-        if self.steps.len() > MAX_DEFERS {
+        if self.steps.len() > MAX_DEFERS || self.steps.iter().any(|step| step.echo == Some(challenge)) {
             return Answered::Nothing;
         }
         self.add_step(Some(challenge));
         let step = self.steps.len() - 1;
-        let candidate = &mut self.candidates[at];
-        candidate.step = step;
-        candidate.sent = 0;
-        candidate.starts_at = now;
+        // It may be forged, so nothing waits for it and nothing is given up for it: the first step 1 is sent on.
+        self.candidates[at].echo = Some(Echo { step, is_due: true, sent: 0, sent_at: now });
         Answered::Deferred
     }
 
@@ -331,14 +347,20 @@ impl Attempt {
             _ => None,
         };
         let mut opened = None;
-        for step in &self.steps {
+        for (at, step) in self.steps.iter().enumerate() {
             let key = AnswerKey::new(&self.secret, agreed.as_deref(), &step.digest, clear);
             if key.open(clear, sealed).is_ok() {
-                opened = Some(key);
+                opened = Some((at, key));
                 break;
             }
         }
-        let key = opened?;
+        let (step, key) = opened?;
+        let (sent, sent_at) = match &candidate.echo {
+            Some(echo) if echo.step == step => (echo.sent, echo.sent_at),
+            _ if step == 0 => (candidate.sent, candidate.starts_at),
+            // One with an earlier echo, of which it is not known when it was sent.
+            _ => (0, now),
+        };
         let plain = sealed.get(..sealed.len().checked_sub(AEAD_TAG)?)?;
         let response = read_sealed(plain).and_then(ConnectResponse::parse).ok()?;
         let mut own = [[0; DEVICE_IDENTIFIER]; IDENTIFIERS];
@@ -358,7 +380,7 @@ impl Attempt {
             renew: response.renew,
             started: self.started,
             proposal: self.proposal,
-            round_trip: (candidate.sent == 1).then(|| now.since(candidate.starts_at)),
+            round_trip: (sent == 1).then(|| now.since(sent_at)),
         })))
     }
 }

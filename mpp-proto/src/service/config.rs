@@ -46,7 +46,8 @@ pub struct ServiceConfig {
     pub node: u16,
     /// How many shards this service has, 1 to 256: an account lives on one of them, by its id modulo their number.
     /// All get the same settings; each takes its part of what is limited in all (`capacity`, `accounts`,
-    /// `ring_bytes_total`, `defer`, and the rates but that of requests). Accounts do not spread quite evenly, so leave some room. Default: 1.
+    /// `ring_bytes_total`, `defer`, and the rates but that of requests). Accounts do not spread quite evenly, so leave
+    /// some room. Default: 1.
     pub shards: u16,
     /// Connections at most, half-open ones included; five records of 64 bytes each, once used. Default: 1,048,576.
     pub capacity: u32,
@@ -58,17 +59,17 @@ pub struct ServiceConfig {
     pub packet_size: u16,
     /// When to ask for the proof of an address first. Default: above 1,024 half-open connections.
     pub defer: DeferPolicy,
-    /// Exchanges that are completed per second, resets included that lead to one; never more in any second, but at least
-    /// one. At the default a million devices are back within ten minutes, for a third of a core. Default:
-    /// 2,500 (SPEC.md, "Limits of rates").
+    /// Exchanges completed per second, resets included that lead to one: never more in any second. Who comes beyond it is
+    /// told when its turn is; a queue is at most 10 min long. 1 and above; 0 counts as 1. At the default a million devices
+    /// are back within ten minutes, for a third of a core. Default: 2,500 (SPEC.md, "Limits of rates").
     pub connects_per_second: u32,
     /// Errors in clear, the answers to packets that prove nothing: to each IPv4 address and to each /56 of IPv6.
     /// Default: 10 per second, 20 at once.
     pub hints_per_prefix: Rate,
     /// Errors in clear to all sources together. Default: 1,000 per second, 1,000 at once.
     pub hints: Rate,
-    /// Requests of one device: Heartbeat, Subscribe, Post, EndpointRequest. What is beyond is answered with 429, the
-    /// limit and when to ask again. Default: 10 per second, 60 at once.
+    /// Requests in one connection: Heartbeats, subscriptions, posts, questions, requests for tickets. What is beyond is
+    /// answered with 429, the limit and when to ask again; ten more Heartbeats are answered though. Default: 10 per second, 60 at once.
     pub requests: Rate,
     /// Packets to all devices together; answers go ahead of notifications. Default: 250,000 per second
     /// (2.4 Gbit/s of the largest), 25,000 at once. Tens of thousands more wait in the socket's buffer only to be lost.

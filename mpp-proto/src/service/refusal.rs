@@ -46,6 +46,8 @@ pub enum RefusalReason {
     Posts,
     /// The service takes no posts.
     Unavailable,
+    /// No new ticket for this one.
+    NoTicket,
 }
 
 impl RefusalReason {
@@ -68,10 +70,11 @@ impl RefusalReason {
         Self::Event,
         Self::Posts,
         Self::Unavailable,
+        Self::NoTicket,
     ];
 
     /// The number of reasons, for tables of counters.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 18;
 }
 
 /// The reason, and what there is to say about it.
@@ -111,6 +114,8 @@ pub(super) enum Refusal {
     Posts { retry_after: Duration },
     /// The host does not take it.
     Unavailable,
+    /// The ticket is not renewed, in these words.
+    NoTicket(&'static str),
 }
 
 impl Refusal {
@@ -119,7 +124,7 @@ impl Refusal {
             Self::Connect | Self::UnknownMessage | Self::Event(_) => Code::BAD_REQUEST,
             Self::Expired => Code::TICKET_EXPIRED,
             Self::Future | Self::Revoked => Code::UNAUTHORIZED,
-            Self::NoRightToReceive | Self::NoRightToPost => Code::FORBIDDEN,
+            Self::NoRightToReceive | Self::NoRightToPost | Self::NoTicket(_) => Code::FORBIDDEN,
             Self::UnknownAccount => Code::UNKNOWN_ACCOUNT,
             Self::Serial { .. } => Code::CONFLICT,
             Self::Exchanges { .. } | Self::Requests { .. } | Self::Posts { .. } => Code::TOO_MANY_REQUESTS,
@@ -149,6 +154,7 @@ impl Refusal {
             Self::Event(_) => RefusalReason::Event,
             Self::Posts { .. } => RefusalReason::Posts,
             Self::Unavailable => RefusalReason::Unavailable,
+            Self::NoTicket(_) => RefusalReason::NoTicket,
         }
     }
 
@@ -204,6 +210,7 @@ impl fmt::Display for Refusal {
             Self::NoRightToPost => f.write_str("the ticket has no right to post there"),
             Self::Event(error) => error.fmt(f),
             Self::Posts { .. } => f.write_str("256 posts per channel in 10 minutes"),
+            Self::NoTicket(why) => f.write_str(why),
             Self::Unavailable => f.write_str("the service takes no posts now"),
         }
     }
@@ -273,6 +280,7 @@ mod tests {
             Refusal::NoRightToPost,
             Refusal::Posts { retry_after },
             Refusal::Unavailable,
+            Refusal::NoTicket("because"),
         ];
         for reason in reasons.into_iter().chain(events.map(Refusal::Event)) {
             let text = reason.detail();

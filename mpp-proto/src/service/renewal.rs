@@ -7,12 +7,12 @@ use zeroize::Zeroizing;
 
 use super::Service;
 use super::exchange::{Holder, MAX_SKEW};
+use super::outbox::Say;
 use super::record::FORWARD_SECRET;
+use super::refusal::Refusal;
 use crate::crypto::TicketKey;
 use crate::time::{Instant, UnixTime};
-use crate::wire::{
-    Code, Direction, Emit, Failure, Header, MAX_PACKET, TicketRequest, TicketResponse, TokenPlain,
-};
+use crate::wire::{Direction, Emit, Header, MAX_PACKET, TicketRequest, TicketResponse, TokenPlain};
 
 /// A ticket is old a day after it was issued, or after two thirds of its life.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -44,8 +44,9 @@ impl Service {
                 self.answer_now(slot, &TicketResponse { request, token, secret, expiry: *expiry });
             }
             Err(detail) => {
-                let (code, retry_after) = (Code::FORBIDDEN, Duration::ZERO);
-                self.answer_now(slot, &Failure { request, code, retry_after, detail });
+                let refusal = Refusal::NoTicket(detail);
+                self.say(slot, Say::Failed { request, refusal });
+                self.stats.count_refusal(refusal.reason());
             }
         }
     }

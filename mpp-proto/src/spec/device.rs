@@ -127,6 +127,9 @@ fn hints_change_nothing() {
         assert_eq!(Step1::parse(&followed[0]).unwrap().echo, Some(challenge));
     }
     assert!(hint(&mut host, AnswerKind::Defer { challenge: [3; 16] }).is_empty());
+    // Both may have been forged: the first step 1 goes on as if they had not been there.
+    let again = host.run(ms(2_000));
+    assert_eq!(again.iter().map(|(_, packet)| *packet == step1).collect::<Vec<_>>(), [true, false]);
     // The genuine answer to the first step 1 still counts.
     assert_eq!(host.answer(&step1), Disposition::Accepted);
     let beat = host.take().remove(0);

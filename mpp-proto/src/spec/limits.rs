@@ -14,7 +14,9 @@ use crate::ids::{RequestId, Rights, Serial, StoreId, StoreSet};
 use crate::path::{Disposition, DropReason};
 use crate::service::{AccountPolicy, Rate, RefusalReason};
 use crate::time::Instant;
-use crate::wire::{Answer, AnswerKind, Code, EndpointRequest, Message, Post, Subscribe, Ticket};
+use crate::wire::{
+    Answer, AnswerKind, Code, EndpointRequest, Message, Post, Subscribe, Ticket, TicketRequest,
+};
 
 fn secs(s: u64) -> Duration {
     Duration::from_secs(s)
@@ -375,8 +377,11 @@ fn a_connection_has_so_many_requests() {
     let request = RequestId(102);
     assert!(answer(&device.say(&mut world, &EndpointRequest { request })).is_err());
     assert!(answer(&device.say(&mut world, &post(103, StoreId::OUTBOUND))).is_err());
+    let renewal = TicketRequest { request: RequestId(104), token: &[1; 90] };
+    let (code, ..) = answer(&device.say(&mut world, &renewal)).unwrap_err();
+    assert_eq!(code, Code::TOO_MANY_REQUESTS);
     assert_eq!(world.service.stats().published, 0);
-    assert_eq!(world.service.stats().refused_for(RefusalReason::Requests), 43);
+    assert_eq!(world.service.stats().refused_for(RefusalReason::Requests), 44);
     // But it hears that the service is there, ten times.
     for _ in 0..10 {
         assert_eq!(answer(&device.beat(&mut world, Serial::ZERO)), Ok(4));
