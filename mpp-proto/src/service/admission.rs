@@ -207,10 +207,13 @@ impl From<Known> for Packed {
     }
 }
 
-/// Devices that one hash may lead to.
-const WAYS: usize = 4;
+/// Devices that one hash may lead to, and room for each connection that there may be. Whoever finds its set full takes
+/// the place of another in the queue, who then does the same. With 4 and 1 that is more than half of a million devices,
+/// with 16 and 2 less than one in a hundred.
+const WAYS: usize = 16;
+const ROOM: usize = 2;
 
-/// What is remembered of devices beyond their connections: a fixed table, 16 bytes for each connection that there may
+/// What is remembered of devices beyond their connections: a fixed table, 32 bytes for each connection that there may
 /// be. Only devices with a ticket get here; when too many do, those of whom nothing was heard for longest are forgotten.
 #[derive(Debug)]
 struct Devices {
@@ -218,14 +221,15 @@ struct Devices {
     hasher: Seeded,
 }
 
-const _: () = assert!(size_of::<[Packed; WAYS]>() == 64);
+const _: () = assert!(size_of::<[Packed; WAYS]>() == 256);
 
 /// The smallest and the largest table, in devices.
 const DEVICES: (usize, usize) = (1 << 10, 1 << 22);
 
 impl Devices {
     fn new(capacity: u32, hasher: Seeded) -> Self {
-        let devices = (capacity as usize).clamp(DEVICES.0, DEVICES.1).next_power_of_two();
+        let devices =
+            (capacity as usize).saturating_mul(ROOM).clamp(DEVICES.0, DEVICES.1).next_power_of_two();
         Self { sets: vec![[[0; 4]; WAYS]; devices / WAYS].into_boxed_slice(), hasher }
     }
 
