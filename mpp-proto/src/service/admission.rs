@@ -268,3 +268,30 @@ impl Known {
 const fn millis(duration: Duration) -> u32 {
     duration.as_millis() as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Seed;
+
+    /// As many devices as there may be connections come back at once, each is told when, and comes then.
+    #[test]
+    fn a_crowd_of_all_that_there_is_room_for_keeps_its_places() {
+        const CROWD: u32 = 1 << 15;
+        let mut rng = Rng::new(Seed::new([7; 32]));
+        let hasher = Seeded::new(&mut rng);
+        let mut devices = Devices::new(CROWD, hasher);
+        let now = Instant::from_micros(1_000_000);
+        let account = |n: u32| AccountId(u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        for n in 0..CROWD {
+            let at = now + Duration::from_millis(u64::from(n) + 1);
+            devices.with(now, &account(n), &DeviceId([1; 16]), |known| known.place = deadline(at, now));
+        }
+        let kept = (0..CROWD).filter(|n| {
+            let place = devices.with(now, &account(*n), &DeviceId([1; 16]), |known| known.place(now));
+            place == Place::Ahead(Duration::from_millis(u64::from(*n) + 1))
+        });
+        let kept = kept.count() as u32;
+        assert!(kept >= CROWD / 100 * 99, "{kept} of {CROWD} places are known");
+    }
+}
