@@ -44,13 +44,10 @@ struct Partial {
 #[derive(Debug, Default)]
 pub(crate) struct Reassembler {
     partials: Vec<Partial>,
-    /// Buffers of datagrams that are complete: with the partials at most one for each that there can be and one for a
-    /// message.
+    /// Buffers of datagrams that are complete: a new one is made only when there is none, so with the partials at most
+    /// one for each partial there can be and one for a message.
     spare: Vec<Vec<u8>>,
 }
-
-/// Buffers at most, partials and spare ones together.
-const MAX_BUFFERS: usize = 2 * MAX_PARTIALS + 1;
 
 impl Reassembler {
     /// Takes fragment `index` of `count` of datagram `number`. Duplicates and datagrams of one packet, which need no
@@ -108,7 +105,7 @@ impl Reassembler {
 
     /// Takes back the buffer of a message that has been read.
     pub(crate) fn reuse(&mut self, mut buffer: Vec<u8>) {
-        if self.partials.len().saturating_add(self.spare.len()) < MAX_BUFFERS {
+        if self.spare.len() <= 2 * MAX_PARTIALS {
             buffer.clear();
             self.spare.push(buffer);
         }
@@ -206,7 +203,7 @@ mod tests {
         // 74,048 at most, and the fragment that completes a datagram is not counted as a part of one.
         let most = 2 * MAX_PARTIALS * MAX_PACKETS * FRAGMENT;
         assert!((most / 2..=most).contains(&bytes), "{bytes}");
-        let room = MAX_BUFFERS * 2 * MAX_PACKETS * FRAGMENT;
+        let room = (2 * MAX_PARTIALS + 1) * 2 * MAX_PACKETS * FRAGMENT;
         assert!((most / 2..=room).contains(&memory), "{memory}");
     }
 

@@ -207,10 +207,13 @@ impl From<Known> for Packed {
     }
 }
 
-/// Devices that one hash may lead to.
-const WAYS: usize = 4;
+/// Devices that one hash may lead to, and room for each connection that there may be. Whoever finds its set full takes
+/// the place of another in the queue, who then does the same. With 4 and 1 that is more than half of a million devices,
+/// with 16 and 2 less than one in a hundred.
+const WAYS: usize = 16;
+const ROOM: usize = 2;
 
-/// What is remembered of devices beyond their connections: a fixed table, 16 bytes for each connection that there may
+/// What is remembered of devices beyond their connections: a fixed table, 32 bytes for each connection that there may
 /// be. Only devices with a ticket get here; when too many do, those of whom nothing was heard for longest are forgotten.
 #[derive(Debug)]
 struct Devices {
@@ -218,14 +221,15 @@ struct Devices {
     hasher: Seeded,
 }
 
-const _: () = assert!(size_of::<[Packed; WAYS]>() == 64);
+const _: () = assert!(size_of::<[Packed; WAYS]>() == 256);
 
 /// The smallest and the largest table, in devices.
 const DEVICES: (usize, usize) = (1 << 10, 1 << 22);
 
 impl Devices {
     fn new(capacity: u32, hasher: Seeded) -> Self {
-        let devices = (capacity as usize).clamp(DEVICES.0, DEVICES.1).next_power_of_two();
+        let devices =
+            (capacity as usize).saturating_mul(ROOM).clamp(DEVICES.0, DEVICES.1).next_power_of_two();
         Self { sets: vec![[[0; 4]; WAYS]; devices / WAYS].into_boxed_slice(), hasher }
     }
 
@@ -263,4 +267,31 @@ impl Known {
 
 const fn millis(duration: Duration) -> u32 {
     duration.as_millis() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Seed;
+
+    /// As many devices as there may be connections come back at once, each is told when, and comes then.
+    #[test]
+    fn a_crowd_of_all_that_there_is_room_for_keeps_its_places() {
+        const CROWD: u32 = 1 << 15;
+        let mut rng = Rng::new(Seed::new([7; 32]));
+        let hasher = Seeded::new(&mut rng);
+        let mut devices = Devices::new(CROWD, hasher);
+        let now = Instant::from_micros(1_000_000);
+        let account = |n: u32| AccountId(u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        for n in 0..CROWD {
+            let at = now + Duration::from_millis(u64::from(n) + 1);
+            devices.with(now, &account(n), &DeviceId([1; 16]), |known| known.place = deadline(at, now));
+        }
+        let kept = (0..CROWD).filter(|n| {
+            let place = devices.with(now, &account(*n), &DeviceId([1; 16]), |known| known.place(now));
+            place == Place::Ahead(Duration::from_millis(u64::from(*n) + 1))
+        });
+        let kept = kept.count() as u32;
+        assert!(kept >= CROWD / 100 * 99, "{kept} of {CROWD} places are known");
+    }
 }

@@ -16,6 +16,8 @@ use town::{LINK, Town};
 const RESIDENTS: u8 = 16;
 /// Packets of one kind that come at once.
 const BATCH: usize = 32;
+/// Hosts that send Binding requests.
+const BINDING_HOSTS: usize = 4;
 /// Ticks of 10 ms: more than 500,000 packets.
 const TICKS: u64 = 1 << 14;
 /// First ticks, in which every queue gets its size.
@@ -79,7 +81,9 @@ impl Row {
             NoToken | ForgedConnect | Valid | Dead => (1, 1),
             // 14 of at least 1,200.
             OtherVersion => (1, 50),
-            Short | OtherType | Binding | Garbage | Foreign | Forged | Replay => (0, 1),
+            // 52 for 20, within a budget.
+            Binding => (13, 5),
+            Short | OtherType | Garbage | Foreign | Forged | Replay => (0, 1),
             Ahead | Holder => (3, 1),
         }
     }
@@ -265,7 +269,8 @@ impl Flood {
         let count = (0..BATCH).take_while(|at| self.write(town, row, *at)).count();
         let mut hosts = [SocketAddr::from(([0; 4], 0)); BATCH];
         for (host, len) in hosts.iter_mut().zip(self.lengths).take(count) {
-            *host = row.host(self.chance.below(256) as u8);
+            // A few who ask for more Binding responses than they may have.
+            *host = row.host(self.chance.below(if row == Binding { BINDING_HOSTS } else { 256 }) as u8);
             self.ledger.came(*host, len);
         }
         let mut rest = self.buffers.iter_mut();
@@ -357,6 +362,10 @@ fn a_million_spoofed_packets_get_no_more_than_they_bring_and_nobody_notices() {
             assert!(packets > 1000, "{row:?}: {packets} packets");
             assert!(!row.is_strangers() || allocations == 0, "{row:?}: {allocations} allocations");
         }
+        // 10 per second and host, 20 at once, 52 bytes each.
+        let (seconds, (_, binding)) = (TICKS * times / 100, flood.ledger.sum(Binding));
+        assert!((1..=52 * BINDING_HOSTS as u64 * (20 + 10 * seconds)).contains(&binding), "{binding} bytes");
+        assert!(binding < 32 * flood.packets[Binding as usize] / 2, "the budget is used up: {binding} bytes");
         let stats = town.service.stats();
         assert!(stats.resets < flood.packets[Dead as usize] / 4 * 3, "resets are rationed: {stats:?}");
         assert!(stats.suggested > 0, "some copies were ahead: {stats:?}");

@@ -12,6 +12,10 @@ use super::{Channel, End, Fault, Posted, Seen, Sight, Tally};
 /// connected at the time: the service takes a device for connected before the device does.
 const CONNECTING: Duration = Duration::from_secs(10);
 
+/// How long such an event lives. A device that comes back within this time, before its service has noticed that it was
+/// gone, has been connected all the while.
+const FLEETING: Duration = Duration::from_secs(60);
+
 /// Judges what one device's application saw of a channel, in the order in which it saw it.
 ///
 /// # Errors
@@ -76,6 +80,8 @@ struct Judge<'a> {
     /// `taken` when the present connection began: what it can have told the service at most.
     resumed_from: u64,
     first_connected_at: Option<Instant>,
+    /// The first connection of all lives.
+    ever_connected_at: Option<Instant>,
     /// The first connection of a device that has seen nothing: whatever was before may be announced as lost.
     fresh: bool,
     /// It asked for other stores at some time: whatever was not covered may be announced as lost.
@@ -101,6 +107,7 @@ impl<'a> Judge<'a> {
             taken: 0,
             resumed_from: 0,
             first_connected_at: None,
+            ever_connected_at: None,
             fresh: true,
             refiltered: false,
             started_at: Instant::ZERO,
@@ -122,6 +129,7 @@ impl<'a> Judge<'a> {
                 self.fresh &= self.first_connected_at.is_none() || self.taken == 0;
                 self.resumed_from = self.taken;
                 self.first_connected_at = self.first_connected_at.or(Some(at));
+                self.ever_connected_at = self.ever_connected_at.or(Some(at));
             }
             Sight::Taken(position) => self.taken = *position,
             Sight::Event { serial, position, store, expires, key, payload } => {
@@ -246,7 +254,11 @@ impl<'a> Judge<'a> {
         self.pass(seen, posted.generation, serial);
         if posted.fleeting {
             // Only the life's first connection counts: after a later one it may have waited in the device's queue.
-            if self.first_connected_at.is_some_and(|c| c > posted.at + CONNECTING) {
+            let too_late = |connected: Instant| {
+                let replaced = self.ever_connected_at.is_some_and(|c| c <= posted.at + CONNECTING);
+                connected > posted.at + if replaced { FLEETING + CONNECTING } else { CONNECTING }
+            };
+            if self.first_connected_at.is_some_and(too_late) {
                 self.faults.push(Fault::Late { at, serial });
             }
         } else if !self.channel.clock_was_set && expires.as_millis().abs_diff(posted.expires.as_millis()) > 2
