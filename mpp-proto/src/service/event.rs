@@ -66,7 +66,7 @@ pub enum ServiceEvent {
         position: Serial,
     },
     /// A device posts an event, and the host decides: answer with
-    /// [`Service::answer_post`](super::Service::answer_post) within 30 s. Comes only if [`ServiceConfig`] says so
+    /// [`Service::answer_post`](super::Service::answer_post) within 20 s. Comes only if [`ServiceConfig`] says so
     /// ([`OwnPosts::Host`], [`ForeignPosts::Host`]), once for each post however often it arrives.
     ///
     /// [`ServiceConfig`]: super::ServiceConfig
@@ -94,7 +94,7 @@ pub enum ServiceEvent {
 #[non_exhaustive]
 pub enum PostError {
     /// It does not wait any more.
-    #[error("the post does not wait any more: it was answered already, or the decision took more than 30 s")]
+    #[error("the post does not wait any more: it was answered already, or the decision took more than 20 s")]
     Gone,
     /// The serial is not one of the channel.
     #[error("serial {serial} is none that was delivered (the newest is {newest}): deliver the event first")]

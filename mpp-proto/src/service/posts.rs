@@ -16,8 +16,8 @@ use crate::time::Instant;
 use crate::wheel::Node;
 use crate::wire::{Code, Post};
 
-/// How long the host may take to decide.
-const DECISION: Duration = Duration::from_secs(30);
+/// How long the host may take to decide: less than a device goes on asking.
+const DECISION: Duration = Duration::from_secs(20);
 /// Posts of one account that may wait for a decision.
 const MAX_WAITING_OF_ONE: usize = 64;
 /// When to try again if too many wait.
@@ -286,7 +286,7 @@ impl Service {
     /// again.
     ///
     /// # Errors
-    /// [`PostError::Gone`] if it waited for more than 30 s, or was answered before. [`PostError::NotDelivered`] if the
+    /// [`PostError::Gone`] if it waited for more than 20 s, or was answered before. [`PostError::NotDelivered`] if the
     /// serial is none that was delivered, and [`PostError::Publish`] if the event cannot be published: the post then goes
     /// on waiting for an answer, but for [`PublishError::UnknownAccount`](super::PublishError::UnknownAccount), which the
     /// poster hears as a refusal.
@@ -355,7 +355,7 @@ impl Service {
                 return self.schedule_posts(ends, now);
             }
             self.stats.posts_expired += 1;
-            let detail = "no decision in 30 s";
+            let detail = "no decision in 20 s";
             self.refuse_post(handle, Failed { code: Code::UNAVAILABLE, retry_after: RETRY, detail });
         }
         self.posts.fresh.clear();
