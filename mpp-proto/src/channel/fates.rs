@@ -152,7 +152,8 @@ impl Fates {
 
     /// What waited is gone. `age`: how many serials are newer.
     pub(crate) fn set(&mut self, age: u64, fate: Fate) {
-        let at = usize::try_from(age).ok().and_then(|age| self.entries.len().checked_sub(age.saturating_add(1)));
+        let at =
+            usize::try_from(age).ok().and_then(|age| self.entries.len().checked_sub(age.saturating_add(1)));
         if let Some((_, known)) = at.and_then(|at| self.entries.get_mut(at)) {
             *known = fate;
         }

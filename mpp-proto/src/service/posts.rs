@@ -1,17 +1,17 @@
 //! Posts that the host decides about: those to other accounts, and those to the own one if the log is the host's
 //! (SPEC.md, "Posts").
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use core::time::Duration;
 
-use super::Service;
 use super::accounts::Writer;
 use super::config::{ForeignPosts, OwnPosts};
 use super::event::{PostError, ServiceEvent};
 use super::outbox::Say;
 use super::packet::{From, event_of};
+use super::{PublishError, Service};
 use crate::channel::{Event, POST_MEMORY, PostId, Recall};
-use crate::ids::{AccountId, DeviceId, RequestId, Rights, Serial};
+use crate::ids::{AccountId, DeviceId, RequestId, Rights, Serial, ShardId};
 use crate::time::Instant;
 use crate::wheel::Node;
 use crate::wire::{Code, Post};
@@ -27,12 +27,23 @@ const FOREIGN_INTERVAL: Duration = Duration::from_secs(1);
 const FOREIGN_BURST: u32 = 10;
 /// Pairs of poster and channel whose rate is known. A pair is forgotten when its burst is whole again, after 10 s.
 const MAX_RATES: usize = 16_384;
-/// Accepted posts to other accounts that are remembered.
-const MAX_ACCEPTED: usize = 65_536;
+/// Decided posts that are remembered, in all and of one account.
+const MAX_DECIDED: usize = 65_536;
+const MAX_DECIDED_OF_ONE: usize = 1024;
 
 /// Names a post that waits for the host's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PostHandle(u64);
+pub struct PostHandle {
+    shard: ShardId,
+    number: u64,
+}
+
+impl PostHandle {
+    /// The shard that has to be answered: that of the poster's account.
+    pub const fn shard(self) -> ShardId {
+        self.shard
+    }
+}
 
 /// What the host has decided about a post.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +51,8 @@ pub struct PostHandle(u64);
 pub enum PostAnswer {
     /// Publish it: the service gives it the next serial. For channels in memory.
     Publish,
-    /// The host's log has it under this serial, and it was [delivered](Service::deliver).
+    /// It is in the channel under this serial: the host's log has it and it was [delivered](Service::deliver), or it
+    /// was [published](Service::publish) on the channel's own shard.
     Stored(Serial),
     /// It is not taken.
     Refuse {
@@ -81,9 +93,9 @@ pub(super) struct Posts {
     pending: BTreeMap<u64, Pending>,
     /// Those that the host has not been told of.
     fresh: VecDeque<u64>,
-    /// Posts to other accounts that were accepted, with the time.
-    accepted: BTreeSet<(AccountId, PostId)>,
-    accepted_at: VecDeque<(Instant, (AccountId, PostId))>,
+    /// By poster and post id: what was answered.
+    decided: BTreeMap<(AccountId, PostId), Decision>,
+    decided_at: VecDeque<(Instant, (AccountId, PostId))>,
     /// For a poster and a channel: when its burst is whole again.
     rates: BTreeMap<(AccountId, AccountId), Instant>,
     /// When `rates` was last swept.
@@ -101,20 +113,30 @@ impl Posts {
         self.pending.values_mut().find(|p| p.from == *from && p.post_id == *id)
     }
 
-    fn is_accepted(&mut self, now: Instant, key: &(AccountId, PostId)) -> bool {
-        while let Some((at, key)) = self.accepted_at.front()
+    /// What was decided about a post, if it comes again.
+    fn recall(&mut self, now: Instant, key: &(AccountId, PostId)) -> Option<Decision> {
+        while let Some((at, key)) = self.decided_at.front()
             && now.since(*at) >= POST_MEMORY
         {
-            self.accepted.remove(key);
-            self.accepted_at.pop_front();
+            self.decided.remove(key);
+            self.decided_at.pop_front();
         }
-        self.accepted.contains(key)
+        self.decided.get(key).copied()
     }
 
-    fn accept(&mut self, now: Instant, key: (AccountId, PostId)) {
-        if self.accepted.insert(key) {
-            self.accepted_at.push_back((now, key));
+    /// Takes a post off the list of those that wait, and remembers what was decided.
+    fn decide(&mut self, now: Instant, handle: u64, decision: Decision) -> Option<Pending> {
+        let pending = self.pending.remove(&handle)?;
+        let key = (pending.from, pending.post_id);
+        if self.decided.insert(key, decision).is_none() {
+            self.decided_at.push_back((now, key));
         }
+        Some(pending)
+    }
+
+    /// Decided posts of one account that are remembered.
+    fn decided_of(&self, account: AccountId) -> usize {
+        self.decided.range((account, [0; 16])..=(account, [0xff; 16])).count()
     }
 
     /// Counts a post of `from` to another account's channel; if it is one too many, says when there is room again.
@@ -155,99 +177,81 @@ impl Service {
         let Some(event) = event_of(post, (!own).then_some(poster)) else {
             return self.fail(slot, from, post.request, Failed::new(Code::BAD_REQUEST));
         };
-        if let Err(answer) = self.is_news(now, account, &poster, own, post) {
-            return match answer {
-                Known::Posted(serial) => {
-                    self.answer_to(slot, from, Say::Posted { request: post.request, serial });
-                }
-                Known::Waiting => {
-                    let generation = self.table.hot[slot].generation;
-                    if let Some(pending) = self.posts.again(&poster, &post.post_id) {
-                        (pending.slot, pending.generation) = (slot, generation);
-                        pending.request = post.request;
-                    }
-                }
-                Known::Failed(failed) => self.fail(slot, from, post.request, failed),
-            };
-        }
-        if own && self.config.own_posts == OwnPosts::Append {
-            return match self.append(now, account, event, Writer::Service) {
-                Ok(serial) => {
-                    self.remember_own(now, account, post.post_id, serial);
-                    let posted = Say::Posted { request: post.request, serial: Some(serial) };
-                    self.answer_to(slot, from, posted);
-                }
-                Err(_) => self.fail(slot, from, post.request, Failed::new(Code::UNAVAILABLE)),
-            };
-        }
-        match self.hand_over(now, slot, poster, to, post, event) {
-            Ok(()) => {}
-            Err(failed) => self.fail(slot, from, post.request, failed),
+        let decision = if own && self.config.own_posts == OwnPosts::Append {
+            Some(self.append_post(now, account, post, event))
+        } else {
+            self.hand_over(now, slot, (poster, to), post, event)
+        };
+        if let Some(decision) = decision {
+            self.answer_to(slot, from, decision.say(post.request));
         }
     }
 
-    /// Whether a post has not been seen before; if it has, or there is no room to remember it, what to answer.
-    fn is_news(
-        &mut self,
-        now: Instant,
-        account: u32,
-        poster: &AccountId,
-        own: bool,
-        post: &Post<'_>,
-    ) -> Result<(), Known> {
-        if self.posts.again(poster, &post.post_id).is_some() {
-            return Err(Known::Waiting);
-        }
-        if !own {
-            let accepted = self.posts.is_accepted(now, &(*poster, post.post_id));
-            return if accepted { Err(Known::Posted(None)) } else { Ok(()) };
-        }
+    /// Appends a post to the own channel, if it has not been already.
+    fn append_post(&mut self, now: Instant, account: u32, post: &Post<'_>, event: Event) -> Decision {
         match self.accounts.log_mut(account).map(|log| log.recall(now, &post.post_id)) {
-            Ok(Recall::Unknown) => Ok(()),
-            Ok(Recall::Known(serial)) => Err(Known::Posted(Some(serial))),
-            Ok(Recall::Full { retry_after }) => Err(Known::Failed(Failed {
-                code: Code::TOO_MANY_REQUESTS,
-                retry_after,
-                detail: "256 posts to a channel in 10 minutes",
-            })),
-            Err(_) => Err(Known::Failed(Failed::new(Code::UNAVAILABLE))),
+            Ok(Recall::Unknown) => {}
+            Ok(Recall::Known(serial)) => return Decision::Posted(Some(serial)),
+            Ok(Recall::Full { retry_after }) => {
+                let detail = "256 posts to a channel in 10 minutes";
+                return Decision::Failed(Failed { code: Code::TOO_MANY_REQUESTS, retry_after, detail });
+            }
+            Err(_) => return Decision::Failed(Failed::new(Code::UNAVAILABLE)),
+        }
+        match self.append(now, account, event, Writer::Service) {
+            Ok(serial) => {
+                if let Ok(log) = self.accounts.log_mut(account) {
+                    log.remember(now, post.post_id, serial);
+                }
+                Decision::Posted(Some(serial))
+            }
+            Err(_) => Decision::Failed(Failed::new(Code::UNAVAILABLE)),
         }
     }
 
-    /// Gives a post to the host to decide.
+    /// Gives a post to the host to decide, if it has not been already and there is room. What to answer, if that is known
+    /// at once.
     fn hand_over(
         &mut self,
         now: Instant,
         slot: u32,
-        from: AccountId,
-        to: AccountId,
+        (from, to): (AccountId, AccountId),
         post: &Post<'_>,
         event: Event,
-    ) -> Result<(), Failed> {
-        if self.posts.pending.len() >= self.config.pending_posts
-            || from != to && self.posts.accepted_at.len() >= MAX_ACCEPTED
+    ) -> Option<Decision> {
+        let generation = self.table.hot[slot].generation;
+        if let Some(pending) = self.posts.again(&from, &post.post_id) {
+            // It may have come over another connection this time.
+            (pending.slot, pending.generation, pending.request) = (slot, generation, post.request);
+            return None;
+        }
+        let known = self.posts.recall(now, &(from, post.post_id));
+        if known.is_some() {
+            return known;
+        }
+        let failed = |code, retry_after, detail| Some(Decision::Failed(Failed { code, retry_after, detail }));
+        let posts = &mut self.posts;
+        if posts.pending.len() >= self.config.pending_posts || posts.decided.len() >= MAX_DECIDED {
+            return failed(Code::UNAVAILABLE, RETRY, "posts that wait for a decision");
+        }
+        if posts.pending.values().filter(|p| p.from == from).count() >= MAX_WAITING_OF_ONE {
+            return failed(Code::TOO_MANY_REQUESTS, RETRY, "64 posts of an account that wait for a decision");
+        }
+        if posts.decided_of(from) >= MAX_DECIDED_OF_ONE {
+            return failed(Code::TOO_MANY_REQUESTS, RETRY, "1,024 posts of an account in 10 minutes");
+        }
+        if from != to
+            && let Err(retry_after) = posts.take(now, from, to)
         {
-            let detail = "posts that wait for a decision";
-            return Err(Failed { code: Code::UNAVAILABLE, retry_after: RETRY, detail });
-        }
-        let of_one = self.posts.pending.values().filter(|p| p.from == from).count();
-        if of_one >= MAX_WAITING_OF_ONE {
-            let detail = "64 posts of an account that wait for a decision";
-            return Err(Failed { code: Code::TOO_MANY_REQUESTS, retry_after: RETRY, detail });
-        }
-        if from != to {
-            self.posts.take(now, from, to).map_err(|retry_after| Failed {
-                code: Code::TOO_MANY_REQUESTS,
-                retry_after,
-                detail: "posts to another account: 1 a second, 10 at once",
-            })?;
+            let detail = "posts to another account: 1 a second, 10 at once";
+            return failed(Code::TOO_MANY_REQUESTS, retry_after, detail);
         }
         let first = self.posts.pending.is_empty();
         self.posts.last += 1;
         let handle = self.posts.last;
         let pending = Pending {
             slot,
-            generation: self.table.hot[slot].generation,
+            generation,
             request: post.request,
             from,
             device: self.table.owner[slot].device,
@@ -261,7 +265,7 @@ impl Service {
         }
         self.posts.pending.insert(handle, pending);
         self.posts.fresh.push_back(handle);
-        Ok(())
+        None
     }
 
     /// The next post that the host has not been told of.
@@ -271,7 +275,7 @@ impl Service {
             // It may have waited for too long.
             let Some(p) = self.posts.pending.get(&handle) else { continue };
             return Some(ServiceEvent::Post {
-                handle: PostHandle(handle),
+                handle: PostHandle { shard: self.shard, number: handle },
                 account: p.from,
                 device: p.device,
                 to: p.to,
@@ -281,69 +285,69 @@ impl Service {
         }
     }
 
+    /// The channel and the event of a post that waits.
+    pub fn waiting_post(&self, handle: PostHandle) -> Option<(AccountId, &Event)> {
+        let pending = self.posts.pending.get(&handle.number).filter(|_| handle.shard == self.shard)?;
+        Some((pending.to, &pending.event))
+    }
+
     /// Answers [`ServiceEvent::Post`]: what the host has decided. Returns the serial that the event got, if it was taken.
-    /// A device that repeats the post later, for at least 10 minutes, gets the same answer; after a refusal it may try
-    /// again.
+    /// A device that repeats the post later, for at least 10 minutes, gets the same answer.
     ///
     /// # Errors
     /// [`PostError::Gone`] if it waited for more than 20 s, or was answered before. [`PostError::NotDelivered`] if the
     /// serial is none that was delivered, and [`PostError::Publish`] if the event cannot be published: the post then goes
-    /// on waiting for an answer, but for [`PublishError::UnknownAccount`](super::PublishError::UnknownAccount), which the
-    /// poster hears as a refusal.
+    /// on waiting for an answer, but for [`PublishError::UnknownAccount`], which the poster hears as a refusal. With
+    /// [`PublishError::OtherShard`] the event has to be published there, and the post is answered with
+    /// [`PostAnswer::Stored`].
     pub fn answer_post(
         &mut self,
         now: Instant,
         handle: PostHandle,
         answer: PostAnswer,
     ) -> Result<Option<Serial>, PostError> {
-        let pending = self.posts.pending.get(&handle.0).ok_or(PostError::Gone)?;
-        let (to, own) = (pending.to, pending.is_own());
-        if let PostAnswer::Refuse { code, retry_after } = answer {
-            self.refuse_post(handle.0, Failed { code, retry_after, detail: "" });
-            return Ok(None);
-        }
-        let Some(account) = self.accounts.find(&to) else {
-            self.refuse_post(handle.0, Failed::new(Code::FORBIDDEN));
-            return Err(PostError::Publish(super::PublishError::UnknownAccount));
-        };
-        let newest = self.accounts.log(account).newest();
+        let (to, event) = self.waiting_post(handle).ok_or(PostError::Gone)?;
         let serial = match answer {
-            PostAnswer::Stored(serial) if serial <= newest && serial > Serial::ZERO => serial,
-            PostAnswer::Stored(serial) => return Err(PostError::NotDelivered { serial, newest }),
-            _ if self.closed => return Err(PostError::Publish(super::PublishError::Closed)),
-            _ => {
-                let event = pending.event.clone();
-                self.append(now, account, event, Writer::Service).map_err(PostError::Publish)?
+            PostAnswer::Publish => {
+                let event = event.clone();
+                match self.publish(now, &to, event) {
+                    Err(error @ PublishError::UnknownAccount) => {
+                        self.settle_post(now, handle.number, Decision::Failed(Failed::new(Code::FORBIDDEN)));
+                        return Err(error.into());
+                    }
+                    published => published?,
+                }
+            }
+            PostAnswer::Stored(serial) => match self.own(&to).map(|()| self.head(&to)) {
+                Ok(head) => {
+                    let newest = head.map_or(Serial::ZERO, |head| head.newest);
+                    if serial == Serial::ZERO || serial > newest {
+                        return Err(PostError::NotDelivered { serial, newest });
+                    }
+                    serial
+                }
+                // What another shard's channel holds the host knows best.
+                Err(_) => serial,
+            },
+            PostAnswer::Refuse { code, retry_after } => {
+                let refused = Decision::Failed(Failed { code, retry_after, detail: "" });
+                self.settle_post(now, handle.number, refused);
+                return Ok(None);
             }
         };
-        let Some(pending) = self.posts.pending.remove(&handle.0) else { return Err(PostError::Gone) };
-        if own {
-            self.remember_own(now, account, pending.post_id, serial);
-        } else {
-            self.posts.accept(now, (pending.from, pending.post_id));
-        }
-        let serial = Some(serial);
-        self.answer_pending(&pending, |request| Say::Posted { request, serial: serial.filter(|_| own) });
-        Ok(serial)
+        // The serials of another account's channel are none of the poster's business.
+        let own = self.posts.pending.get(&handle.number).is_some_and(Pending::is_own);
+        self.settle_post(now, handle.number, Decision::Posted(own.then_some(serial)));
+        Ok(Some(serial))
     }
 
-    fn remember_own(&mut self, now: Instant, account: u32, id: PostId, serial: Serial) {
-        if let Ok(log) = self.accounts.log_mut(account) {
-            log.remember(now, id, serial);
-        }
-    }
-
-    fn refuse_post(&mut self, handle: u64, failed: Failed) {
-        if let Some(pending) = self.posts.pending.remove(&handle) {
-            self.answer_pending(&pending, |request| failed.say(request));
-        }
-    }
-
-    /// Answers over the connection on which the post came last, if it is still there. Else the device asks again.
-    fn answer_pending(&mut self, pending: &Pending, say: impl FnOnce(RequestId) -> Say) {
+    /// Remembers what was decided, and answers over the connection on which the post came last, if it is still there.
+    /// Else the device asks again.
+    fn settle_post(&mut self, now: Instant, handle: u64, decision: Decision) {
+        let Some(pending) = self.posts.decide(now, handle, decision) else { return };
         let hot = &self.table.hot[pending.slot];
         if hot.is_live() && hot.generation == pending.generation {
-            self.say(pending.slot, say(pending.request));
+            self.say(pending.slot, decision.say(pending.request));
         }
     }
 
@@ -356,17 +360,27 @@ impl Service {
             }
             self.stats.posts_expired += 1;
             let detail = "no decision in 20 s";
-            self.refuse_post(handle, Failed { code: Code::UNAVAILABLE, retry_after: RETRY, detail });
+            let failed = Failed { code: Code::UNAVAILABLE, retry_after: RETRY, detail };
+            self.settle_post(now, handle, Decision::Failed(failed));
         }
         self.posts.fresh.clear();
     }
 }
 
-/// What is known of a post already.
-enum Known {
+/// What is answered to a post.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
     Posted(Option<Serial>),
-    Waiting,
     Failed(Failed),
+}
+
+impl Decision {
+    const fn say(self, request: RequestId) -> Say {
+        match self {
+            Self::Posted(serial) => Say::Posted { request, serial },
+            Self::Failed(failed) => failed.say(request),
+        }
+    }
 }
 
 /// Why a request is refused.
