@@ -9,6 +9,7 @@ use super::config::{ForeignPosts, OwnPosts};
 use super::event::{PostError, ServiceEvent};
 use super::outbox::Say;
 use super::packet::{From, event_of};
+use super::refusal::Refusal;
 use super::{PublishError, Service};
 use crate::channel::{Event, POST_MEMORY, PostId, Recall};
 use crate::ids::{AccountId, DeviceId, RequestId, Rights, Serial, ShardId};
@@ -20,8 +21,9 @@ use crate::wire::{Code, Post};
 const DECISION: Duration = Duration::from_secs(20);
 /// Posts of one account that may wait for a decision.
 const MAX_WAITING_OF_ONE: usize = 64;
-/// When to try again if too many wait.
+/// When to try again if too many wait, and if too many are remembered.
 const RETRY: Duration = Duration::from_secs(2);
+const MEMORY_RETRY: Duration = Duration::from_secs(60);
 /// Posts to another account: one in this time for each poster and channel, and so many at once.
 const FOREIGN_INTERVAL: Duration = Duration::from_secs(1);
 const FOREIGN_BURST: u32 = 10;
@@ -172,18 +174,23 @@ impl Service {
         // Whether there is such an account does not matter to what is answered, nor to how long that takes.
         let right = if own { Rights::POST_OWN } else { Rights::POST_OTHERS };
         if !rights.contains(right) || !own && self.config.foreign_posts == ForeignPosts::Refuse {
-            return self.fail(slot, from, post.request, Failed::new(Code::FORBIDDEN));
+            return self.fail(slot, from, post.request, Refusal::NoRightToPost);
         }
-        let Some(event) = event_of(post, (!own).then_some(poster)) else {
-            return self.fail(slot, from, post.request, Failed::new(Code::BAD_REQUEST));
+        let event = match event_of(post, (!own).then_some(poster)) {
+            Ok(event) => event,
+            Err(error) => return self.fail(slot, from, post.request, Refusal::Event(error)),
         };
         let decision = if own && self.config.own_posts == OwnPosts::Append {
             Some(self.append_post(now, account, post, event))
         } else {
             self.hand_over(now, slot, (poster, to), post, event)
         };
-        if let Some(decision) = decision {
-            self.answer_to(slot, from, decision.say(post.request));
+        match decision {
+            Some(Decision::Posted(serial)) => {
+                self.answer_to(slot, from, Say::Posted { request: post.request, serial });
+            }
+            Some(Decision::Refused(refusal)) => self.fail(slot, from, post.request, refusal),
+            None => {}
         }
     }
 
@@ -192,11 +199,8 @@ impl Service {
         match self.accounts.log_mut(account).map(|log| log.recall(now, &post.post_id)) {
             Ok(Recall::Unknown) => {}
             Ok(Recall::Known(serial)) => return Decision::Posted(Some(serial)),
-            Ok(Recall::Full { retry_after }) => {
-                let detail = "256 posts to a channel in 10 minutes";
-                return Decision::Failed(Failed { code: Code::TOO_MANY_REQUESTS, retry_after, detail });
-            }
-            Err(_) => return Decision::Failed(Failed::new(Code::UNAVAILABLE)),
+            Ok(Recall::Full { retry_after }) => return Decision::Refused(Refusal::Posts { retry_after }),
+            Err(_) => return Decision::Refused(Refusal::Unavailable),
         }
         match self.append(now, account, event, Writer::Service) {
             Ok(serial) => {
@@ -205,7 +209,9 @@ impl Service {
                 }
                 Decision::Posted(Some(serial))
             }
-            Err(_) => Decision::Failed(Failed::new(Code::UNAVAILABLE)),
+            Err(PublishError::Event(error)) => Decision::Refused(Refusal::Event(error)),
+            Err(PublishError::Capacity { limit }) => Decision::Refused(Refusal::Channels { limit }),
+            Err(_) => Decision::Refused(Refusal::Unavailable),
         }
     }
 
@@ -229,22 +235,21 @@ impl Service {
         if known.is_some() {
             return known;
         }
-        let failed = |code, retry_after, detail| Some(Decision::Failed(Failed { code, retry_after, detail }));
         let posts = &mut self.posts;
-        if posts.pending.len() >= self.config.pending_posts || posts.decided.len() >= MAX_DECIDED {
-            return failed(Code::UNAVAILABLE, RETRY, "posts that wait for a decision");
-        }
-        if posts.pending.values().filter(|p| p.from == from).count() >= MAX_WAITING_OF_ONE {
-            return failed(Code::TOO_MANY_REQUESTS, RETRY, "64 posts of an account that wait for a decision");
-        }
-        if posts.decided_of(from) >= MAX_DECIDED_OF_ONE {
-            return failed(Code::TOO_MANY_REQUESTS, RETRY, "1,024 posts of an account in 10 minutes");
-        }
-        if from != to
-            && let Err(retry_after) = posts.take(now, from, to)
-        {
-            let detail = "posts to another account: 1 a second, 10 at once";
-            return failed(Code::TOO_MANY_REQUESTS, retry_after, detail);
+        let refusal =
+            if posts.pending.len() >= self.config.pending_posts || posts.decided.len() >= MAX_DECIDED {
+                Some(Refusal::PostsWaiting { retry_after: RETRY })
+            } else if posts.pending.values().filter(|p| p.from == from).count() >= MAX_WAITING_OF_ONE {
+                Some(Refusal::PostsOfOneWaiting { retry_after: RETRY })
+            } else if posts.decided_of(from) >= MAX_DECIDED_OF_ONE {
+                Some(Refusal::PostsOfOne { retry_after: MEMORY_RETRY })
+            } else if from == to {
+                None
+            } else {
+                posts.take(now, from, to).err().map(|retry_after| Refusal::ForeignPosts { retry_after })
+            };
+        if let Some(refusal) = refusal {
+            return Some(Decision::Refused(refusal));
         }
         let first = self.posts.pending.is_empty();
         self.posts.last += 1;
@@ -312,7 +317,9 @@ impl Service {
                 let event = event.clone();
                 match self.publish(now, &to, event) {
                     Err(error @ PublishError::UnknownAccount) => {
-                        self.settle_post(now, handle.number, Decision::Failed(Failed::new(Code::FORBIDDEN)));
+                        let (code, retry_after) = (Code::FORBIDDEN, Duration::ZERO);
+                        let refusal = Refusal::Host { code, retry_after };
+                        self.settle_post(now, handle.number, Decision::Refused(refusal));
                         return Err(error.into());
                     }
                     published => published?,
@@ -330,8 +337,8 @@ impl Service {
                 Err(_) => serial,
             },
             PostAnswer::Refuse { code, retry_after } => {
-                let refused = Decision::Failed(Failed { code, retry_after, detail: "" });
-                self.settle_post(now, handle.number, refused);
+                let refusal = Refusal::Host { code, retry_after };
+                self.settle_post(now, handle.number, Decision::Refused(refusal));
                 return Ok(None);
             }
         };
@@ -347,7 +354,15 @@ impl Service {
         let Some(pending) = self.posts.decide(now, handle, decision) else { return };
         let hot = &self.table.hot[pending.slot];
         if hot.is_live() && hot.generation == pending.generation {
-            self.say(pending.slot, decision.say(pending.request));
+            let request = pending.request;
+            let say = match decision {
+                Decision::Posted(serial) => Say::Posted { request, serial },
+                Decision::Refused(refusal) => {
+                    self.stats.count_refusal(refusal.reason());
+                    Say::Failed { request, refusal }
+                }
+            };
+            self.say(pending.slot, say);
         }
     }
 
@@ -359,9 +374,7 @@ impl Service {
                 return self.schedule_posts(ends, now);
             }
             self.stats.posts_expired += 1;
-            let detail = "no decision in 20 s";
-            let failed = Failed { code: Code::UNAVAILABLE, retry_after: RETRY, detail };
-            self.settle_post(now, handle, Decision::Failed(failed));
+            self.settle_post(now, handle, Decision::Refused(Refusal::Undecided { retry_after: RETRY }));
         }
         self.posts.fresh.clear();
     }
@@ -371,34 +384,5 @@ impl Service {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
     Posted(Option<Serial>),
-    Failed(Failed),
-}
-
-impl Decision {
-    const fn say(self, request: RequestId) -> Say {
-        match self {
-            Self::Posted(serial) => Say::Posted { request, serial },
-            Self::Failed(failed) => failed.say(request),
-        }
-    }
-}
-
-/// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Failed {
-    pub(super) code: Code,
-    pub(super) retry_after: Duration,
-    /// For people: which limit it was.
-    pub(super) detail: &'static str,
-}
-
-impl Failed {
-    pub(super) const fn new(code: Code) -> Self {
-        Self { code, retry_after: Duration::ZERO, detail: "" }
-    }
-
-    pub(super) const fn say(self, request: RequestId) -> Say {
-        let Self { code, retry_after, detail } = self;
-        Say::Failed { request, code, retry_after, detail }
-    }
+    Refused(Refusal),
 }
