@@ -203,7 +203,8 @@ impl Accounts {
     /// The host has lost the serials up to here.
     pub(super) fn skip(&mut self, index: u32, upto: Serial) -> Result<(), PublishError> {
         let count = self.log_mut(index)?.skip_to(upto);
-        self.books.owed += count * u64::from(self.slab[index].live);
+        let owed = count.saturating_mul(u64::from(self.slab[index].live));
+        self.books.owed = self.books.owed.saturating_add(owed);
         Ok(())
     }
 

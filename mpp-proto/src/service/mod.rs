@@ -258,12 +258,22 @@ impl Service {
         account: &AccountId,
         event: Event,
     ) -> Result<Serial, PublishError> {
+        self.publish_as(now, account, event, Writer::Service)
+    }
+
+    fn publish_as(
+        &mut self,
+        now: Instant,
+        account: &AccountId,
+        event: Event,
+        writer: Writer,
+    ) -> Result<Serial, PublishError> {
         event.check()?;
         if self.closed {
             return Err(PublishError::Closed);
         }
         let index = self.channel(account)?;
-        self.append(now, index, event, Writer::Service)
+        self.append(now, index, event, writer)
     }
 
     /// Delivers an event that the host's own log has made durable under `serial`. Serials follow each other without
@@ -278,16 +288,12 @@ impl Service {
         serial: Serial,
         event: Event,
     ) -> Result<(), PublishError> {
-        event.check()?;
-        if self.closed {
-            return Err(PublishError::Closed);
-        }
         let index = self.channel(account)?;
         let newest = self.accounts.log(index).newest();
         if serial != newest.next() {
             return Err(PublishError::Hole { newest, got: serial });
         }
-        self.append(now, index, event, Writer::Host).map(|_| ())
+        self.publish_as(now, account, event, Writer::Host).map(|_| ())
     }
 
     /// Declares all serials up to and including `upto` lost: devices that have not been told of them are told of a
