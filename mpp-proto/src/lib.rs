@@ -69,7 +69,7 @@ mod wire;
 
 pub use batch::TransmitBatch;
 pub use channel::{
-    CollapseKey, DEFAULT_TTL, Event, EventError, MAX_KEY, MAX_PAYLOAD, MAX_TTL, Notification,
+    CollapseKey, DEFAULT_TTL, Delivery, Event, EventError, MAX_KEY, MAX_PAYLOAD, MAX_TTL, Notification,
     NotificationKind, Urgency,
 };
 pub use crypto::{Secret, ServiceSecret, TicketKey, TicketSpec};
@@ -81,8 +81,9 @@ pub use ids::{AccountId, DeviceId, Epoch, NodeId, RequestId, Rights, Serial, Sha
 pub use path::{Datagram, Disposition, DropReason, LinkId, Path, Transmit};
 pub use random::Seed;
 pub use service::{
-    AccountHead, AccountPolicy, CloseReason, DeferPolicy, DeviceState, DeviceStatus, Progress, PublishError,
-    Rate, RefusalReason, Route, Router, Service, ServiceConfig, ServiceEvent, ServiceStats,
+    AccountHead, AccountPolicy, CloseReason, DeferPolicy, DeviceState, DeviceStatus, ForeignPosts, OwnPosts,
+    PostAnswer, PostError, PostHandle, Progress, PublishError, Rate, RefusalReason, Route, Router, Service,
+    ServiceConfig, ServiceEvent, ServiceStats,
 };
 pub use time::{Instant, UnixTime};
 pub use wakeup::{TimerKind, Wakeup};

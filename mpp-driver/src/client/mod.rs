@@ -143,6 +143,18 @@ impl<R> Client<R> {
         }
     }
 
+    /// Posts an event to the channel of another account and waits until the service has taken it. It takes a ticket with
+    /// the right to, and the consent of the service's host.
+    ///
+    /// # Errors
+    /// As [`Client::post`]. Code 403 also says that there is no such account.
+    pub async fn post_to(&self, account: &str, event: &Event) -> Result<(), CallError> {
+        match self.request(|device, now| device.post_to(now, account, event)).await? {
+            Answer::Posted(_) => Ok(()),
+            _ => Err(RequestError::Closed.into()),
+        }
+    }
+
     /// Asks from which address the service sees this device now. [`Client::observed_endpoint`] costs no packet and
     /// tells what was last heard.
     ///

@@ -14,8 +14,8 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::time::Duration;
 
 use mpp_proto::{
-    AccountHead, AccountId, DeviceId, DeviceStatus, Epoch, Event, Instant, PublishError, Router, Seed,
-    Serial, ServiceConfig, ShardId, TicketKey, UnixTime,
+    AccountHead, AccountId, Code, DeviceId, DeviceStatus, Epoch, Event, Instant, PostAnswer, PostError,
+    PostHandle, PublishError, Router, Seed, Serial, ServiceConfig, ShardId, TicketKey, UnixTime,
 };
 
 use driver::Driver;
@@ -219,13 +219,49 @@ impl<R> Service<R> {
         positions
     }
 
-    /// Which devices connect and go.
+    /// Which devices connect and go, and what the host has to decide.
     ///
     /// What no one has taken yet is one flag per device, not a queue: a listener that is slow hears of the last state,
     /// and memory does not grow. Several streams share the events: each goes to one of them. While there is no stream
     /// at all, events are thrown away.
     pub fn events(&self) -> ServiceEvents {
         ServiceEvents::new(self.shared.clone())
+    }
+
+    /// Answers a [`ServiceEvent::Post`](mpp_proto::ServiceEvent::Post): what the host has decided about an event that a
+    /// device posts. Returns the serial that the event got, if it was taken.
+    ///
+    /// Such events come only if the settings say so ([`OwnPosts::Host`](mpp_proto::OwnPosts::Host),
+    /// [`ForeignPosts::Host`](mpp_proto::ForeignPosts::Host)). While there is no stream of events, nobody decides, and
+    /// devices are told to try again later.
+    ///
+    /// # Errors
+    /// See [`PostError`].
+    pub fn answer_post(&self, handle: PostHandle, answer: PostAnswer) -> Result<Option<Serial>, PostError> {
+        let answer_with = |answer| {
+            self.shared.shard(handle.shard()).with(|s, wakes| {
+                wakes.driver();
+                let result = s.core.answer_post(self.shared.clock.now(), handle, answer);
+                let elsewhere = matches!(result, Err(PostError::Publish(PublishError::OtherShard { .. })));
+                let post = s.core.waiting_post(handle).filter(|_| elsewhere);
+                (result, post.map(|(to, event)| (to, event.clone())))
+            })
+        };
+        match answer_with(answer) {
+            // The channel lives on another shard than the poster.
+            (Err(_), Some((to, event))) => match self.publish(to, event) {
+                Ok(serial) => answer_with(PostAnswer::Stored(serial)).0,
+                Err(error) => {
+                    // As if there were no such right: who asks does not find out which accounts there are.
+                    if matches!(error, PublishError::UnknownAccount) {
+                        let (code, retry_after) = (Code::FORBIDDEN, Duration::ZERO);
+                        let _ = answer_with(PostAnswer::Refuse { code, retry_after });
+                    }
+                    Err(error.into())
+                }
+            },
+            (result, _) => result,
+        }
     }
 
     /// The counters, of all shards together.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use mpp_proto::{AccountId, Instant, Router, Service, ShardId};
+use mpp_proto::{AccountId, Code, Instant, PostAnswer, Router, Service, ServiceEvent, ShardId};
 
 use super::mail::Mailbox;
 use crate::clock::Clock;
@@ -119,7 +119,14 @@ impl Shared {
                 wakes.all(&mut s.listening);
             }
         } else {
-            while s.core.poll_event().is_some() {}
+            while let Some(event) = s.core.poll_event() {
+                if let ServiceEvent::Post { handle, .. } = event {
+                    let answer =
+                        PostAnswer::Refuse { code: Code::UNAVAILABLE, retry_after: Duration::from_secs(2) };
+                    let _ = s.core.answer_post(self.clock.now(), handle, answer);
+                    wakes.driver();
+                }
+            }
         }
     }
 }

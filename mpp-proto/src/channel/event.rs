@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
-use crate::ids::{Serial, StoreId};
+use crate::ids::{AccountId, Serial, StoreId};
 use crate::time::UnixTime;
 pub use crate::wire::{MAX_KEY, MAX_PAYLOAD};
 
@@ -37,17 +37,25 @@ pub struct Event {
     pub(crate) ttl: Duration,
     pub(crate) urgency: Urgency,
     pub(crate) key: Option<CollapseKey>,
+    pub(crate) poster: Option<AccountId>,
 }
 
 impl Event {
     /// "`store` changed."
     pub const fn changed(store: StoreId) -> Self {
-        Self { store, payload: None, ttl: DEFAULT_TTL, urgency: Urgency::Normal, key: None }
+        Self { store, payload: None, ttl: DEFAULT_TTL, urgency: Urgency::Normal, key: None, poster: None }
     }
 
     /// An event that carries `payload`, at most [`MAX_PAYLOAD`] bytes.
     pub const fn with_payload(store: StoreId, payload: Bytes) -> Self {
-        Self { store, payload: Some(payload), ttl: DEFAULT_TTL, urgency: Urgency::Normal, key: None }
+        Self {
+            store,
+            payload: Some(payload),
+            ttl: DEFAULT_TTL,
+            urgency: Urgency::Normal,
+            key: None,
+            poster: None,
+        }
     }
 
     /// Lives for `ttl` (at most [`MAX_TTL`]); zero: only for devices connected now.
@@ -71,6 +79,15 @@ impl Event {
         self
     }
 
+    /// Comes from another account: it is held to that poster's share of the ring, and its key replaces only events of
+    /// the same poster. For hosts that deliver from their own log what [`ServiceEvent::Post`](crate::ServiceEvent::Post)
+    /// gave them; an event in there says it already.
+    #[must_use]
+    pub const fn from_account(mut self, poster: AccountId) -> Self {
+        self.poster = Some(poster);
+        self
+    }
+
     /// The store it belongs to.
     pub const fn store(&self) -> StoreId {
         self.store
@@ -79,6 +96,26 @@ impl Event {
     /// Its payload, if it has one.
     pub const fn payload(&self) -> Option<&Bytes> {
         self.payload.as_ref()
+    }
+
+    /// How long it lives; zero: only for devices connected when it is posted.
+    pub const fn time_to_live(&self) -> Duration {
+        self.ttl
+    }
+
+    /// How soon it has to arrive.
+    pub const fn how_urgent(&self) -> Urgency {
+        self.urgency
+    }
+
+    /// The key under which it replaces an older event, if it has one.
+    pub const fn collapse_key(&self) -> Option<&CollapseKey> {
+        self.key.as_ref()
+    }
+
+    /// The account it came from, if it is not the channel's own.
+    pub const fn poster(&self) -> Option<&AccountId> {
+        self.poster.as_ref()
     }
 
     /// Holds it to the limits.

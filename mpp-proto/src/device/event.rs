@@ -7,7 +7,7 @@ use core::time::Duration;
 use crate::ids::{RequestId, Serial, StoreSet};
 use crate::path::LinkId;
 use crate::time::{Instant, UnixTime};
-use crate::wire::Code;
+use crate::wire::{Code, MAX_ACCOUNT};
 
 /// The state of a device's connection (SPEC.md, "Connection states").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -219,6 +219,12 @@ pub enum CommandError {
         size: usize,
         /// The limit in bytes.
         limit: usize,
+    },
+    /// The account has no name, or one that is too long.
+    #[error("the account's name has {size} bytes, it must have 1 to {MAX_ACCOUNT}")]
+    Account {
+        /// Its size in bytes.
+        size: usize,
     },
     /// The event breaks a limit of its own.
     #[error(transparent)]

@@ -7,12 +7,14 @@ use super::config::Acknowledgement;
 use super::resume::Anchor;
 use crate::channel::{Notification, NotificationKind};
 use crate::ids::Serial;
-use crate::time::UnixTime;
+use crate::time::Instant;
 
 /// Something for the application, or only a step of the position.
 #[derive(Debug)]
 struct Item {
     kind: Option<NotificationKind>,
+    /// When an event expires: on the monotonic clock, so that no clock that is set makes it come too late or not at all.
+    ends: Option<Instant>,
     /// Where the application is once it has dealt with it.
     anchor: Anchor,
 }
@@ -39,6 +41,10 @@ pub(super) struct Inbox {
     received: Anchor,
     /// Dealt with.
     settled: Anchor,
+    /// Events with a payload that the application was given.
+    pub(super) events_given: u64,
+    /// Those that expired here.
+    pub(super) events_expired: u64,
 }
 
 /// Notifications given out and not acknowledged that are told apart.
@@ -60,6 +66,8 @@ impl Inbox {
             given: VecDeque::new(),
             received: anchor,
             settled: anchor,
+            events_given: 0,
+            events_expired: 0,
         }
     }
 
@@ -80,10 +88,24 @@ impl Inbox {
 
     /// Takes something for the application, or just a step; with it the position is `anchor`.
     pub(super) fn push(&mut self, kind: Option<NotificationKind>, anchor: Anchor) {
-        self.bytes += size(kind.as_ref());
-        self.waiting.push_back(Item { kind, anchor });
-        self.received = anchor;
+        self.insert(Item { kind, ends: None, anchor });
+    }
+
+    /// Takes an event that expires at `ends`.
+    pub(super) fn push_event(&mut self, event: NotificationKind, ends: Instant, anchor: Anchor) {
+        self.insert(Item { kind: Some(event), ends: Some(ends), anchor });
+    }
+
+    fn insert(&mut self, item: Item) {
+        self.bytes += size(item.kind.as_ref());
+        self.received = item.anchor;
+        self.waiting.push_back(item);
         self.settle_steps();
+    }
+
+    /// Events with a payload that wait.
+    pub(super) fn events_waiting(&self) -> u64 {
+        self.waiting.iter().filter(|item| item.ends.is_some()).count() as u64
     }
 
     /// Whether a notification waits.
@@ -91,9 +113,9 @@ impl Inbox {
         self.waiting.iter().any(|item| item.kind.is_some())
     }
 
-    /// The next notification that has not expired by `unix`. In automatic mode the application has dealt with the one
+    /// The next notification that has not expired by `now`. In automatic mode the application has dealt with the one
     /// before it.
-    pub(super) fn next(&mut self, unix: UnixTime) -> Option<Notification> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<Notification> {
         if self.mode == Acknowledgement::Automatic
             && let Some(last) = self.given.pop_back()
         {
@@ -103,9 +125,10 @@ impl Inbox {
         self.settle_steps();
         while let Some(item) = self.waiting.pop_front() {
             self.bytes -= size(item.kind.as_ref());
-            let kind = item
-                .kind
-                .filter(|kind| !matches!(kind, NotificationKind::Event { expires, .. } if *expires <= unix));
+            let expired = item.ends.is_some_and(|ends| ends <= now);
+            self.events_expired += u64::from(expired);
+            self.events_given += u64::from(item.ends.is_some() && !expired);
+            let kind = item.kind.filter(|_| !expired);
             self.given.push_back(Given { anchor: item.anchor, is_step: kind.is_none() });
             if let Some(kind) = kind {
                 return Some(Notification { position: item.anchor.position, kind });
@@ -144,7 +167,7 @@ impl Inbox {
             self.given.pop_front();
         }
         while self.given.is_empty()
-            && let Some(Item { kind: None, anchor }) = self.waiting.front()
+            && let Some(Item { kind: None, anchor, .. }) = self.waiting.front()
         {
             self.settled = *anchor;
             self.waiting.pop_front();
@@ -184,11 +207,11 @@ mod tests {
         inbox.push(None, anchor(1, 6));
         inbox.push(changed(), anchor(1, 7));
         assert_eq!(inbox.received().position, Serial(7));
-        assert_eq!(inbox.next(UnixTime::EPOCH).unwrap().position, Serial(5));
+        assert_eq!(inbox.next(Instant::ZERO).unwrap().position, Serial(5));
         assert_eq!(inbox.settled().position, Serial(0), "it may still be at it");
-        assert_eq!(inbox.next(UnixTime::EPOCH).unwrap().position, Serial(7));
+        assert_eq!(inbox.next(Instant::ZERO).unwrap().position, Serial(7));
         assert_eq!(inbox.settled().position, Serial(6), "the step between counts with what came before it");
-        assert_eq!(inbox.next(UnixTime::EPOCH), None);
+        assert_eq!(inbox.next(Instant::ZERO), None);
         assert_eq!(inbox.settled().position, Serial(7));
     }
 
@@ -198,8 +221,7 @@ mod tests {
         for position in 1..=3 {
             inbox.push(changed(), anchor(1, position));
         }
-        let given: Vec<_> =
-            core::iter::from_fn(|| inbox.next(UnixTime::EPOCH)).map(|n| n.position.0).collect();
+        let given: Vec<_> = core::iter::from_fn(|| inbox.next(Instant::ZERO)).map(|n| n.position.0).collect();
         assert_eq!(given, [1, 2, 3]);
         assert_eq!(inbox.settled().position, Serial(0));
         assert!(inbox.acknowledge(Serial(2)));
@@ -217,7 +239,7 @@ mod tests {
         inbox.push(changed(), anchor(1, 57));
         inbox.push(Some(NotificationKind::Gap(StoreSet::ALL)), anchor(2, 0));
         inbox.push(changed(), anchor(2, 1));
-        while inbox.next(UnixTime::EPOCH).is_some() {}
+        while inbox.next(Instant::ZERO).is_some() {}
         assert!(inbox.acknowledge(Serial(57)));
         assert_eq!(*inbox.settled(), anchor(1, 57));
         assert!(inbox.acknowledge(Serial(0)));
@@ -234,30 +256,32 @@ mod tests {
             inbox.push(changed(), anchor(1, position));
         }
         assert!(!inbox.has_room());
-        inbox.next(UnixTime::EPOCH);
+        inbox.next(Instant::ZERO);
         assert!(inbox.has_room());
         let payload = bytes::Bytes::from_static(&[0; 100]);
         let (serial, store) = (Serial(5), crate::ids::StoreId::INBOUND);
         let expires = crate::time::UnixTime::EPOCH;
-        inbox.next(UnixTime::EPOCH);
-        inbox
-            .push(Some(NotificationKind::Event { serial, store, expires, key: None, payload }), anchor(1, 5));
+        inbox.next(Instant::ZERO);
+        let event = NotificationKind::Event { serial, store, expires, key: None, payload };
+        inbox.push_event(event, Instant::from_micros(1), anchor(1, 5));
         assert!(!inbox.has_room());
     }
 
     #[test]
     fn what_expires_while_it_waits_is_not_given() {
         let mut inbox = inbox(Acknowledgement::Manual);
-        for (serial, ms) in [(1, 1000), (2, 1001)] {
-            let kind = NotificationKind::Event {
+        for (serial, ends) in [(1, 1000), (2, 1001)] {
+            let event = NotificationKind::Event {
                 serial: Serial(serial),
                 store: crate::ids::StoreId::INBOUND,
-                expires: UnixTime::from_millis(ms),
+                expires: crate::time::UnixTime::EPOCH,
                 key: None,
                 payload: bytes::Bytes::new(),
             };
-            inbox.push(Some(kind), anchor(1, serial));
+            inbox.push_event(event, Instant::from_micros(ends), anchor(1, serial));
         }
-        assert_eq!(inbox.next(UnixTime::from_millis(1000)).unwrap().position, Serial(2));
+        assert_eq!(inbox.events_waiting(), 2);
+        assert_eq!(inbox.next(Instant::from_micros(1000)).unwrap().position, Serial(2));
+        assert_eq!((inbox.events_given, inbox.events_expired, inbox.events_waiting()), (1, 1, 0));
     }
 }

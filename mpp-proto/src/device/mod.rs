@@ -16,6 +16,7 @@ mod send;
 mod stats;
 mod tickets;
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -47,7 +48,7 @@ use crate::path::{Datagram, Disposition, LinkId, Transmit};
 use crate::random::{Rng, Seed};
 use crate::time::{Calendar, Instant, UnixTime};
 use crate::wakeup::{TimerKind, Wakeup};
-use crate::wire::{Emit, MIN_PACKET, SERVICE_IDENTIFIER, Ticket, fragment_capacity};
+use crate::wire::{Emit, MAX_ACCOUNT, MIN_PACKET, SERVICE_IDENTIFIER, Ticket, fragment_capacity};
 
 /// How long a new position may wait for a packet to go along with.
 const POSITION_DELAY: Duration = Duration::from_millis(25);
@@ -278,16 +279,37 @@ impl Device {
     /// [`CommandError::TooLarge`] if the message does not fit one packet; it names the limit and the size. Else
     /// [`CommandError::Event`], [`CommandError::TooManyRequests`], [`CommandError::Closed`].
     pub fn post(&mut self, now: Instant, event: &Event) -> Result<RequestId, CommandError> {
+        self.post_event(now, None, event)
+    }
+
+    /// Posts an event to the channel of another account, which takes the right to and the consent of the service's
+    /// host. Otherwise as [`post`](Self::post); the answer has no serial, and says 403 too if there is no such account.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] unless the name has 1 to 128 bytes; else as [`post`](Self::post).
+    pub fn post_to(&mut self, now: Instant, account: &str, event: &Event) -> Result<RequestId, CommandError> {
+        if account.is_empty() || account.len() > MAX_ACCOUNT {
+            return Err(CommandError::Account { size: account.len() });
+        }
+        self.post_event(now, Some(account.into()), event)
+    }
+
+    fn post_event(
+        &mut self,
+        now: Instant,
+        account: Option<Box<str>>,
+        event: &Event,
+    ) -> Result<RequestId, CommandError> {
         event.check()?;
         self.check_request()?;
         let id = self.rng.array();
         // Connections may agree on larger packets, but what is taken now has to fit the next one too.
         let limit = fragment_capacity(MIN_PACKET, SERVICE_IDENTIFIER);
-        let size = requests::post(RequestId(u32::MAX), &id, event).emitted_len();
+        let size = requests::post(RequestId(u32::MAX), &id, account.as_deref(), event).emitted_len();
         if size > limit {
             return Err(CommandError::TooLarge { size, limit });
         }
-        Ok(self.ask(now, Ask::Post { id, event: event.clone() }))
+        Ok(self.ask(now, Ask::Post { id, account, event: event.clone() }))
     }
 
     /// Asks from which address the service sees this device's packets come now. Answered by
@@ -381,10 +403,16 @@ impl Device {
 
     /// Counters since the start.
     pub fn stats(&self) -> DeviceStats {
-        let Phase::Connected { connection, .. } = &self.phase else { return self.stats };
+        let stats = DeviceStats {
+            given: self.inbox.events_given,
+            expired: self.stats.expired + self.inbox.events_expired,
+            waiting: self.inbox.events_waiting(),
+            ..self.stats
+        };
+        let Phase::Connected { connection, .. } = &self.phase else { return stats };
         let (partial_bytes, partial_memory) = connection.partials();
         let round_trip = connection.round_trip();
-        DeviceStats { round_trip, partial_bytes, partial_memory, ..self.stats }
+        DeviceStats { round_trip, partial_bytes, partial_memory, ..stats }
     }
 
     /// What to remember across a restart: as far as the application has got. It changes when
@@ -425,7 +453,7 @@ impl Device {
     pub fn poll_notification(&mut self, now: Instant) -> Option<Notification> {
         let had_room = self.inbox.has_room();
         let before = *self.inbox.settled();
-        let next = self.inbox.next(self.service_time(now));
+        let next = self.inbox.next(now);
         if *self.inbox.settled() != before {
             self.position_moved(now);
         }

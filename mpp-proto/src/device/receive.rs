@@ -25,6 +25,8 @@ const CLOCK_AGE: Duration = Duration::from_secs(600);
 /// By so much two samples of one clock may disagree beyond what their round trips explain: its rate, and its keeper's
 /// small corrections. More says that the clock was set, and then the older sample is worth nothing.
 const CLOCK_DRIFT: Duration = Duration::from_secs(2);
+/// A Notify is on its way for so long at most, repetitions included.
+const LONGEST_WAY: Duration = Duration::from_secs(120);
 
 /// Whether a packet brought a ticket.
 fn holds_secret(plaintext: &[u8]) -> bool {
@@ -279,16 +281,20 @@ impl Device {
 
     fn receive_notify(&mut self, now: Instant, notify: &Notify<Events<'_>>) {
         let received = *self.inbox.received();
+        let events = notify.events.count() as u64;
+        self.stats.events += events;
         if notify.told > received.position {
             // The service believes that more has arrived than has. The mark in a heartbeat puts that right.
             if let Some(connection) = self.phase.connection_mut() {
                 connection.beat_now(now);
             }
+            self.stats.unapplied += events;
             return;
         }
         // One that wanted no acknowledgement was not refused before.
         if !self.inbox.has_room() {
             self.stats.refused += 1;
+            self.stats.unapplied += events;
             return;
         }
         self.stats.notifies += 1;
@@ -299,9 +305,10 @@ impl Device {
         if !notify.changed.is_empty() && notify.upto > received.position {
             self.inbox.push(Some(NotificationKind::Changed(notify.changed)), received);
         }
-        let unix = self.service_time(now);
+        let unix = self.time_of(now, notify.service_time);
         for event in notify.events {
             if event.serial <= received.position {
+                self.stats.repeated += 1;
                 continue;
             }
             if event.expiry <= unix {
@@ -316,7 +323,8 @@ impl Device {
                 // A copy, so that a payload which the application keeps holds no other ones in memory.
                 payload: Bytes::copy_from_slice(event.payload),
             };
-            self.inbox.push(Some(kind), Anchor { position: event.serial, ..received });
+            let life = Duration::from_millis(event.expiry.as_millis() - unix.as_millis());
+            self.inbox.push_event(kind, now + life, Anchor { position: event.serial, ..received });
         }
         if *self.inbox.received() != end {
             self.inbox.push(None, end);
@@ -339,7 +347,18 @@ impl Device {
         }
     }
 
-    /// What time it is at the service, by whose clock events expire.
+    /// What time it is at the service, by the clock by which the events of a Notify expire that was made at `made`: if it
+    /// was set since it was last asked, what it said then is worth nothing.
+    fn time_of(&self, now: Instant, made: Option<UnixTime>) -> UnixTime {
+        let known = self.service_time(now);
+        match made {
+            Some(made) if known > made + LONGEST_WAY => made,
+            Some(made) => known.max(made),
+            None => known,
+        }
+    }
+
+    /// What time it is at the service, as far as Status says.
     pub(super) fn service_time(&self, now: Instant) -> UnixTime {
         self.service_clock.map_or(UnixTime::EPOCH, |clock| clock.calendar.unix(now))
     }
@@ -405,6 +424,7 @@ mod tests {
                 newest: Serial(serial),
                 changed: StoreSet::EMPTY,
                 lost: StoreSet::EMPTY,
+                service_time: None,
                 events: core::iter::once(event),
             };
             let mut message = Vec::new();

@@ -1,6 +1,7 @@
 //! Requests that wait for their answers. They are repeated end to end, as new datagrams under the same request id
 //! (SPEC.md, "Requests").
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -29,8 +30,10 @@ const REPEATS: [Duration; 5] = [
 pub(super) enum Ask {
     Subscribe(StoreSet),
     Endpoint,
+    /// To another account's channel if one is named.
     Post {
         id: [u8; 16],
+        account: Option<Box<str>>,
         event: Event,
     },
     /// The device's own business, nothing of which the application has asked.
@@ -165,7 +168,12 @@ impl Requests {
 }
 
 /// The message that posts an event.
-pub(super) fn post<'a>(request: RequestId, id: &[u8; 16], event: &'a Event) -> Post<'a> {
+pub(super) fn post<'a>(
+    request: RequestId,
+    id: &[u8; 16],
+    account: Option<&'a str>,
+    event: &'a Event,
+) -> Post<'a> {
     Post {
         request,
         post_id: *id,
@@ -174,6 +182,6 @@ pub(super) fn post<'a>(request: RequestId, id: &[u8; 16], event: &'a Event) -> P
         urgency: event.urgency as u8,
         key: event.key.as_ref().map(crate::channel::CollapseKey::as_bytes),
         payload: event.payload.as_ref().map(Bytes::as_ref),
-        account: None,
+        account,
     }
 }

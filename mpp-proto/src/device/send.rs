@@ -94,8 +94,8 @@ impl Device {
                 Ask::Endpoint => {
                     connection.write(out, None, Some(&EndpointRequest { request }), ENDPOINT_REQUEST_SIZE)
                 }
-                Ask::Post { id, event } => {
-                    let post = requests::post(request, id, event);
+                Ask::Post { id, account, event } => {
+                    let post = requests::post(request, id, account.as_deref(), event);
                     connection.write(out, None, Some(&post), 0)
                 }
                 Ask::Ticket => {

@@ -4,7 +4,13 @@ use core::time::Duration;
 
 use crate::path::DropReason;
 
-/// Counters since the start of a device; the last three are gauges.
+/// Counters since the start of a device; `waiting` and the last three are gauges.
+///
+/// Every event with a payload that came in a complete Notify ends in exactly one place (SPEC.md, "Conservation"):
+///
+/// ```text
+/// events = given + expired + repeated + unapplied + waiting
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceStats {
@@ -23,8 +29,19 @@ pub struct DeviceStats {
     /// Packets not kept because the application takes its notifications too slowly, or because too many datagrams
     /// were incomplete. The service sends them again.
     pub refused: u64,
-    /// Events that expired on their way.
+    /// Events with a payload that came in complete Notifies.
+    pub events: u64,
+    /// Events that the application was given.
+    pub given: u64,
+    /// Events that expired on their way, or while they waited for the application.
     pub expired: u64,
+    /// Events that had come before.
+    pub repeated: u64,
+    /// Events of Notifies that were not applied, for want of room or of what came before. The service sends them
+    /// again.
+    pub unapplied: u64,
+    /// Events that wait for the application.
+    pub waiting: u64,
     /// Notify datagrams received completely.
     pub notifies: u64,
     /// Connections made.
@@ -41,6 +58,11 @@ pub struct DeviceStats {
 }
 
 impl DeviceStats {
+    /// Whether every event that came is explained: it is a mistake in this crate if not.
+    pub const fn is_conserved(&self) -> bool {
+        self.events == self.given + self.expired + self.repeated + self.unapplied + self.waiting
+    }
+
     /// How many datagrams were dropped for this reason.
     pub fn dropped_for(&self, reason: DropReason) -> u64 {
         self.dropped.get(reason as usize).copied().unwrap_or(0)

@@ -101,6 +101,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
                 newest: Serial(12),
                 changed: filter,
                 lost,
+                service_time: Some(TIME),
                 events: events.iter().copied(),
             }),
         ),

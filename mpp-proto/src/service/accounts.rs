@@ -9,11 +9,11 @@ use hashbrown::HashTable;
 use super::config::ServiceConfig;
 use super::event::{AccountHead, PublishError};
 use super::seeded::Seeded;
-use crate::channel::{Event, Limits, Log, Removed};
+use crate::channel::{Delivery, Event, Limits, Log, Removed};
 use crate::ids::{AccountId, Epoch, Serial};
 use crate::pool::{List, NIL, Slab};
 use crate::random::Rng;
-use crate::time::{Instant, UnixTime};
+use crate::time::Instant;
 
 /// A channel and its devices.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,10 @@ pub(super) struct Account {
     pub(super) devices: List,
     /// Its log; an account without events has none.
     log: u32,
+    /// Connected devices: what is published is owed to each.
+    live: u32,
+    /// Who gives its events their serials.
+    writer: Writer,
     /// Whether its devices wait to be looked at because of a new event.
     pub(super) dirty: bool,
     /// Whether one of the new events is of high urgency.
@@ -31,6 +35,18 @@ pub(super) struct Account {
 }
 
 const _: () = assert!(size_of::<Account>() <= 64);
+
+/// A channel has one writer: two that give serials would give the same one twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// Nothing was written since the start.
+    #[default]
+    Nobody,
+    /// The service: the log is in memory.
+    Service,
+    /// The host: the log is its own.
+    Host,
+}
 
 /// All channels.
 #[derive(Debug)]
@@ -51,6 +67,8 @@ pub(super) struct Accounts {
     events: usize,
     /// What ended otherwise than by delivery.
     pub(super) removed: Removed,
+    /// What became of each event for each device.
+    pub(super) books: Delivery,
 }
 
 impl Accounts {
@@ -65,6 +83,7 @@ impl Accounts {
             order: VecDeque::new(),
             events: 0,
             removed: Removed::default(),
+            books: Delivery::default(),
             config,
         }
     }
@@ -81,7 +100,9 @@ impl Accounts {
     /// Opens a channel, or takes its history as the host tells it.
     pub(super) fn open(&mut self, head: &AccountHead, rng: &mut Rng) -> Result<u32, PublishError> {
         if let Some(index) = self.find(&head.account) {
-            return Ok(index);
+            let is = self.head(index);
+            let other = head.epoch.is_some_and(|epoch| is.epoch != Some(epoch) || is.newest != head.newest);
+            return if other { Err(PublishError::Open { newest: is.newest }) } else { Ok(index) };
         }
         let full = PublishError::Capacity { limit: self.config.accounts };
         let log = match head.newest {
@@ -150,16 +171,20 @@ impl Accounts {
     pub(super) fn append(
         &mut self,
         now: Instant,
-        unix: UnixTime,
         index: u32,
         event: Event,
+        writer: Writer,
     ) -> Result<Serial, PublishError> {
+        let known = self.slab[index].writer;
+        if known != Writer::Nobody && known != writer {
+            return Err(PublishError::Writers { host: known == Writer::Host });
+        }
         let at = self.log_index(index)?;
         let limits = Limits { events: self.config.ring_events, bytes: self.config.ring_bytes };
         let urgent = event.urgency == crate::channel::Urgency::High;
         let wakes = event.urgency.wakes();
         let size = event.payload.as_ref().map(bytes::Bytes::len);
-        let (serial, removed) = self.logs[at].append(now, unix, event, limits);
+        let (serial, removed) = self.logs[at].append(now, event, limits);
         if let Some(size) = size {
             self.bytes += size;
             self.events += 1;
@@ -170,15 +195,46 @@ impl Accounts {
         let account = &mut self.slab[index];
         account.urgent |= urgent;
         account.dirty |= wakes;
+        account.writer = writer;
+        self.books.owed += u64::from(account.live);
         Ok(serial)
+    }
+
+    /// The host has lost the serials up to here.
+    pub(super) fn skip(&mut self, index: u32, upto: Serial) -> Result<(), PublishError> {
+        let count = self.log_mut(index)?.skip_to(upto);
+        let owed = count.saturating_mul(u64::from(self.slab[index].live));
+        self.books.owed = self.books.owed.saturating_add(owed);
+        Ok(())
+    }
+
+    /// If the history of a channel has grown, forgets what nobody needs; `told` says up to where every connected device
+    /// has been told.
+    pub(super) fn forget(&mut self, index: u32, told: impl FnOnce() -> Option<Serial>) {
+        if let Some(log) = self.logs.get_mut(self.slab[index].log) {
+            log.forget(told);
+        }
+    }
+
+    /// A device that has been told up to here is connected: it is owed the rest.
+    pub(super) fn joined(&mut self, index: u32, told: Serial) {
+        self.slab[index].live += 1;
+        self.books.owed += self.log(index).newest().0 - told.0;
+    }
+
+    /// It is not connected any more: the rest it is owed the next time.
+    pub(super) fn left(&mut self, index: u32, told: Serial) {
+        self.slab[index].live -= 1;
+        self.books.abandoned += self.log(index).newest().0 - told.0;
     }
 
     fn note(&mut self, removed: &Removed) {
         self.bytes -= removed.bytes;
-        self.events -= usize::try_from(removed.superseded + removed.expired + removed.dropped).unwrap_or(0);
+        self.events -= usize::try_from(removed.events()).unwrap_or(0);
         self.removed.superseded += removed.superseded;
         self.removed.expired += removed.expired;
         self.removed.dropped += removed.dropped;
+        self.removed.crowded += removed.crowded;
     }
 
     /// Drops the oldest events of all channels until their payloads fit into what all may take together.

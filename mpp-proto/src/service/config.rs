@@ -32,6 +32,29 @@ pub enum AccountPolicy {
     Restored,
 }
 
+/// Who decides about the posts of devices to their own channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OwnPosts {
+    /// The service appends them: the log is in memory.
+    #[default]
+    Append,
+    /// The host, which is given each as [`ServiceEvent::Post`](super::ServiceEvent::Post): the log is its own.
+    Host,
+}
+
+/// Who decides about the posts of devices to the channels of other accounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForeignPosts {
+    /// Nobody: they are refused.
+    #[default]
+    Refuse,
+    /// The host, which is given each as [`ServiceEvent::Post`](super::ServiceEvent::Post): it knows who may post to
+    /// whom.
+    Host,
+}
+
 /// The settings of a [`Service`](super::Service).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -95,6 +118,12 @@ pub struct ServiceConfig {
     pub ring_bytes: usize,
     /// Payload bytes that wait in all channels together. Default: 256 MiB.
     pub ring_bytes_total: usize,
+    /// Who decides about posts to the own channel. Default: the service appends them.
+    pub own_posts: OwnPosts,
+    /// Who decides about posts to other accounts' channels. Default: they are refused.
+    pub foreign_posts: ForeignPosts,
+    /// Posts that may wait for the host's decision, each at most one packet. Default: 1,024.
+    pub pending_posts: usize,
     /// The shortest heartbeat interval granted. Default: 5 s.
     pub interval_min: Duration,
     /// The longest heartbeat interval granted. Default: 300 s.
@@ -128,6 +157,9 @@ impl ServiceConfig {
             ring_events: 32,
             ring_bytes: 64 * 1024,
             ring_bytes_total: 256 * 1024 * 1024,
+            own_posts: OwnPosts::Append,
+            foreign_posts: ForeignPosts::Refuse,
+            pending_posts: 1024,
             interval_min: Duration::from_secs(5),
             interval_max: Duration::from_secs(300),
         }

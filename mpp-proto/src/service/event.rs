@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use super::posts::PostHandle;
+use crate::channel::Event;
 use crate::ids::{AccountId, DeviceId, Epoch, Serial};
 use crate::path::Path;
 use crate::wire::Code;
@@ -31,7 +33,7 @@ impl AccountHead {
 }
 
 /// What [`Service::poll_event`](super::Service::poll_event) returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServiceEvent {
     /// A device is connected.
@@ -63,6 +65,48 @@ pub enum ServiceEvent {
         /// What its application has taken.
         position: Serial,
     },
+    /// A device posts an event, and the host decides: answer with
+    /// [`Service::answer_post`](super::Service::answer_post) within 20 s. Comes only if [`ServiceConfig`] says so
+    /// ([`OwnPosts::Host`], [`ForeignPosts::Host`]), once for each post however often it arrives.
+    ///
+    /// [`ServiceConfig`]: super::ServiceConfig
+    /// [`OwnPosts::Host`]: super::OwnPosts::Host
+    /// [`ForeignPosts::Host`]: super::ForeignPosts::Host
+    Post {
+        /// What to answer with.
+        handle: PostHandle,
+        /// Whose device posts.
+        account: AccountId,
+        /// Which device.
+        device: DeviceId,
+        /// To whose channel. The service may have no channel of that account, nor know whether there is one.
+        to: AccountId,
+        /// The same for every repetition of this post, also after a restart: a durable log keeps it with the event for
+        /// at least 10 minutes, and answers [`Stored`](super::PostAnswer::Stored) if it has it already.
+        post_id: [u8; 16],
+        /// The event. One from another account says so ([`Event::poster`]).
+        event: Event,
+    },
+}
+
+/// Why an answer to a post was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PostError {
+    /// It does not wait any more.
+    #[error("the post does not wait any more: it was answered already, or the decision took more than 20 s")]
+    Gone,
+    /// The serial is not one of the channel.
+    #[error("serial {serial} is none that was delivered (the newest is {newest}): deliver the event first")]
+    NotDelivered {
+        /// What was given.
+        serial: Serial,
+        /// The newest serial of the channel.
+        newest: Serial,
+    },
+    /// The event cannot be published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
 }
 
 /// Why a device's connection ended, seen from the service.
@@ -132,6 +176,24 @@ pub enum PublishError {
         newest: Serial,
         /// What was given.
         got: Serial,
+    },
+    /// The channel has its serials from somebody else.
+    #[error(
+        "two writers: the serials of this channel are given by {}, and a channel has one writer",
+        if *host { "the host: deliver events to it, do not publish them" }
+        else { "the service: publish events to it, do not deliver them" }
+    )]
+    Writers {
+        /// Whether the host gives them.
+        host: bool,
+    },
+    /// The channel is open already, with another history.
+    #[error(
+        "the channel is open already, with another history (newest serial {newest}): restore before devices connect, or set AccountPolicy::Restored"
+    )]
+    Open {
+        /// Its newest serial.
+        newest: Serial,
     },
     /// The table of channels is full.
     #[error("the table of {limit} channels is full: raise ServiceConfig::accounts")]

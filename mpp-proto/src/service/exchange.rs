@@ -426,6 +426,7 @@ impl Service {
         let hot = &mut self.table.hot[slot];
         hot.state = State::Connected;
         hot.set(flag::CONNECTED);
+        self.accounts.joined(account, self.table.ids[slot].told);
         self.table.owner[slot].since = since;
         self.schedule(slot, now + self.lease(slot), now);
         self.announce(slot);

@@ -11,6 +11,7 @@ mod notify;
 mod outbox;
 mod packet;
 mod paths;
+mod posts;
 mod record;
 mod refusal;
 mod renewal;
@@ -31,19 +32,21 @@ use core::fmt;
 use core::num::NonZeroUsize;
 use core::time::Duration;
 
-pub use config::{AccountPolicy, DeferPolicy, ServiceConfig};
-pub use event::{AccountHead, CloseReason, DeviceState, DeviceStatus, PublishError, ServiceEvent};
+pub use config::{AccountPolicy, DeferPolicy, ForeignPosts, OwnPosts, ServiceConfig};
+pub use event::{AccountHead, CloseReason, DeviceState, DeviceStatus, PostError, PublishError, ServiceEvent};
 pub use limits::Rate;
+pub use posts::{PostAnswer, PostHandle};
 pub use refusal::RefusalReason;
 pub use shard::{Route, Router};
 pub use stats::ServiceStats;
 
-use accounts::Accounts;
+use accounts::{Accounts, Writer};
 use admission::Admission;
 use limits::{Pace, Strangers};
 use notify::Sending;
 use outbox::Outbox;
 use paths::Validations;
+use posts::Posts;
 use record::{State, Table, flag};
 use revoke::Revocations;
 use shard::Layout;
@@ -96,6 +99,7 @@ pub struct Service {
     wheel: Wheel,
     sendings: Slab<Sending>,
     validations: Validations,
+    posts: Posts,
     /// Records with something to send.
     ready: List,
     /// Accounts whose devices have to be looked at.
@@ -149,6 +153,7 @@ impl Service {
             wheel: Wheel::new(tick_floor(now)),
             sendings: Slab::new(capacity),
             validations: Validations::new(capacity),
+            posts: Posts::default(),
             ready: List::default(),
             dirty: VecDeque::new(),
             outbox: Outbox::default(),
@@ -230,7 +235,8 @@ impl Service {
     /// Opens a channel, with its history if it has one. A channel that is open already is left as it is.
     ///
     /// # Errors
-    /// [`PublishError::Capacity`] if the table of channels is full, [`PublishError::OtherShard`].
+    /// [`PublishError::Capacity`] if the table of channels is full; [`PublishError::OtherShard`];
+    /// [`PublishError::Open`] if the channel is open with another history: a device was faster than the host.
     pub fn restore(&mut self, head: AccountHead) -> Result<(), PublishError> {
         self.own(&head.account)?;
         self.accounts.open(&head, &mut self.rng).map(|_| ())
@@ -242,7 +248,7 @@ impl Service {
     }
 
     /// Publishes an event; the channel's next serial is its number. For hosts that keep the log in memory: at every
-    /// start each channel begins a new epoch.
+    /// start each channel begins a new epoch. A channel to which events were [delivered](Self::deliver) takes none.
     ///
     /// # Errors
     /// Names the limit the event breaks, or what is missing.
@@ -252,12 +258,22 @@ impl Service {
         account: &AccountId,
         event: Event,
     ) -> Result<Serial, PublishError> {
+        self.publish_as(now, account, event, Writer::Service)
+    }
+
+    fn publish_as(
+        &mut self,
+        now: Instant,
+        account: &AccountId,
+        event: Event,
+        writer: Writer,
+    ) -> Result<Serial, PublishError> {
         event.check()?;
         if self.closed {
             return Err(PublishError::Closed);
         }
         let index = self.channel(account)?;
-        self.append(now, index, event)
+        self.append(now, index, event, writer)
     }
 
     /// Delivers an event that the host's own log has made durable under `serial`. Serials follow each other without
@@ -277,7 +293,7 @@ impl Service {
         if serial != newest.next() {
             return Err(PublishError::Hole { newest, got: serial });
         }
-        self.publish(now, account, event).map(|_| ())
+        self.publish_as(now, account, event, Writer::Host).map(|_| ())
     }
 
     /// Declares all serials up to and including `upto` lost: devices that have not been told of them are told of a
@@ -287,7 +303,7 @@ impl Service {
     /// [`PublishError::UnknownAccount`], [`PublishError::Capacity`].
     pub fn skip(&mut self, account: &AccountId, upto: Serial) -> Result<(), PublishError> {
         let index = self.channel(account)?;
-        self.accounts.log_mut(index)?.skip_to(upto);
+        self.accounts.skip(index, upto)?;
         if !core::mem::replace(&mut self.accounts.get_mut(index).dirty, true) {
             self.dirty.push_back(index);
         }
@@ -308,15 +324,38 @@ impl Service {
         }
     }
 
-    fn append(&mut self, now: Instant, index: u32, event: Event) -> Result<Serial, PublishError> {
-        let unix = self.calendar.unix(now);
+    fn append(
+        &mut self,
+        now: Instant,
+        index: u32,
+        event: Event,
+        writer: Writer,
+    ) -> Result<Serial, PublishError> {
         let was_dirty = self.accounts.get(index).dirty;
-        let serial = self.accounts.append(now, unix, index, event)?;
+        let serial = self.accounts.append(now, index, event, writer)?;
         self.stats.published += 1;
         if !was_dirty && self.accounts.get(index).dirty {
             self.dirty.push_back(index);
         }
+        let Self { accounts, table, .. } = self;
+        let first = accounts.get(index).devices.front();
+        accounts.forget(index, || {
+            let devices = core::iter::successors(first, |slot| table.owner[*slot].sibling.next());
+            devices.filter(|slot| table.hot[*slot].is_live()).map(|slot| table.ids[slot].told).min()
+        });
         Ok(serial)
+    }
+
+    /// What connected devices are owed and have not been told, counted device by device: the other side of the books
+    /// in [`ServiceStats::delivery`]. [`Delivery::outstanding`](crate::Delivery::outstanding) says the same, or an
+    /// event went somewhere unexplained. Takes time for every record.
+    pub fn pending(&self) -> u64 {
+        let live = (0..self.table.hot.len()).filter(|slot| self.table.hot[*slot].is_live());
+        live.map(|slot| {
+            let newest = self.accounts.log(self.table.owner[slot].account).newest();
+            newest.0 - self.table.ids[slot].told.0
+        })
+        .sum()
     }
 
     /// The connected devices of an account.
@@ -401,6 +440,9 @@ impl Service {
             superseded: self.accounts.removed.superseded,
             expired: self.accounts.removed.expired,
             overflowed: self.accounts.removed.dropped,
+            crowded: self.accounts.removed.crowded,
+            delivery: self.accounts.books,
+            posts_waiting: self.posts.len() as u64,
             ..self.stats
         }
     }
@@ -419,7 +461,7 @@ impl Service {
                 return Some(event);
             }
         }
-        None
+        self.post_event()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.

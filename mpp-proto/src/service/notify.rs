@@ -7,13 +7,13 @@ use crate::channel::{Listener, Plan, Stored};
 use crate::ids::{Serial, StoreSet};
 use crate::pool::NIL;
 use crate::rud::flight::{Flight, Outcome};
-use crate::time::{Instant, UnixTime};
+use crate::time::{Calendar, Instant, UnixTime};
 use crate::wheel::Node;
 use crate::wire::{
     DEVICE_IDENTIFIER, Direction, Emit, EventRef, Header, MAX_PACKETS, MIN_PACKET, Notify, fragment_capacity,
 };
 
-/// What a Notify takes beside its events, at most: type, three serials, two sets of stores, the end.
+/// What a Notify takes beside its events, at most: type, three serials, the time, two sets of stores, the end.
 const NOTIFY_OVERHEAD: usize = 96;
 
 /// A Notify in flight.
@@ -22,7 +22,7 @@ pub(super) struct Sending {
     pub(super) timer: Node,
     slot: u32,
     flight: Flight,
-    /// What it covers starts after this serial.
+    /// What it says it covers starts after this serial, the last one of which the device was told something.
     told: Serial,
     plan: Plan,
     /// The length of the message.
@@ -30,11 +30,24 @@ pub(super) struct Sending {
     /// The version of the log it was made from, and until when its events live: it is made anew when either changes
     /// what it says.
     version: u32,
-    /// When that was found out: if the clock was set back since, events that had expired live again.
-    judged: UnixTime,
-    expires: UnixTime,
+    ends: Instant,
+    /// The clock by which it says when events expire: the same for every packet of it, though the clock may be set.
+    made: Made,
     /// The number of the first Status that asked whether small packets get through.
     pub(super) probe: Option<u64>,
+}
+
+/// When a Notify was made, and by which clock.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    at: Instant,
+    calendar: Calendar,
+}
+
+impl Default for Made {
+    fn default() -> Self {
+        Self { at: Instant::ZERO, calendar: Calendar::new(Instant::ZERO, UnixTime::EPOCH) }
+    }
 }
 
 impl Sending {
@@ -98,18 +111,17 @@ impl Service {
 
     /// Sends what may be sent to a device now. True if it has more than the batch had room for or the pace allowed.
     pub(super) fn transmit(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
-        let unix = self.calendar.unix(now);
         if self.table.hot[slot].has(flag::URGENT) {
             self.table.hot[slot].clear(flag::URGENT);
             self.drop_sending(slot);
         }
-        if self.table.hot[slot].sending != NIL && self.is_outdated(slot, unix) {
+        if self.table.hot[slot].sending != NIL && self.is_outdated(now, slot) {
             self.drop_sending(slot);
         }
-        if self.table.hot[slot].sending == NIL && !self.begin(slot, unix) {
+        if self.table.hot[slot].sending == NIL && !self.begin(now, slot) {
             return false;
         }
-        let more = self.send_packets(now, slot, unix, batch);
+        let more = self.send_packets(now, slot, batch);
         let hot = &self.table.hot[slot];
         let sending = &self.sendings[hot.sending];
         let heard = self.table.heard(slot, now);
@@ -122,20 +134,25 @@ impl Service {
     }
 
     /// Makes the next Notify for a device. False if there is nothing to say.
-    fn begin(&mut self, slot: u32, unix: UnixTime) -> bool {
+    fn begin(&mut self, now: Instant, slot: u32) -> bool {
         let listener = self.listener(slot);
         let account = self.table.owner[slot].account;
         let capacity = self.capacity(slot);
         let room = capacity * MAX_PACKETS - NOTIFY_OVERHEAD;
+        let made = Made { at: now, calendar: self.calendar };
         let log = self.accounts.log(account);
-        let plan = log.plan(&listener, unix, room, |stored| EventRef::from(stored).item_len());
+        let plan = log.plan(&listener, now, room, |stored| made.event(stored).item_len());
         if plan.is_empty() {
             // All of it was filtered, expired or superseded: that is as good as told.
             self.table.ids[slot].told = plan.upto;
+            self.accounts.books += plan.books;
             return false;
         }
-        let expires = log.owed(&listener, unix, plan.upto).map(|e| e.expires).min();
-        let size = message(&plan, listener.told, log.owed(&listener, unix, plan.upto)).emitted_len();
+        // What was as good as told the device has not heard of: for it this Notify begins where the last one ended.
+        let told = log.last_said(&listener, now, listener.told);
+        let owed = || log.owed(&listener, now, plan.upto);
+        let ends = owed().map(|e| e.ends).min();
+        let size = made.message(&plan, told, owed()).emitted_len();
         let version = log.version();
         let Ok(count) = u8::try_from(size.div_ceil(capacity)) else { return false };
         let number = self.table.take_number(slot);
@@ -143,12 +160,12 @@ impl Service {
             timer: Node::default(),
             slot,
             flight: Flight::new(number, count),
-            told: listener.told,
+            told,
             plan,
             size,
             version,
-            judged: unix,
-            expires: expires.unwrap_or(UnixTime::from_millis(u64::MAX)),
+            ends: ends.unwrap_or(Instant::from_micros(u64::MAX)),
+            made,
             probe: None,
         };
         let Some(at) = self.sendings.insert(sending) else { return false };
@@ -158,25 +175,27 @@ impl Service {
     }
 
     /// Whether the Notify in flight no longer says what it would say if it were made now, of the same serials.
-    fn is_outdated(&mut self, slot: u32, unix: UnixTime) -> bool {
+    fn is_outdated(&mut self, now: Instant, slot: u32) -> bool {
         let at = self.table.hot[slot].sending;
         let sending = &self.sendings[at];
         let log = self.accounts.log(self.table.owner[slot].account);
-        if sending.version == log.version() && (sending.judged..sending.expires).contains(&unix) {
+        if now >= sending.ends {
+            return true;
+        }
+        if sending.version == log.version() {
             return false;
         }
-        let listener = Listener { told: sending.told, ..self.listener(slot) };
-        let content = Plan::fingerprint(log.owed(&listener, unix, sending.plan.upto).map(|e| e.serial));
+        let listener = self.listener(slot);
+        let content = Plan::fingerprint(log.owed(&listener, now, sending.plan.upto).map(|e| e.serial));
         let version = log.version();
         if content != sending.plan.content {
             return true;
         }
         self.sendings[at].version = version;
-        self.sendings[at].judged = unix;
         false
     }
 
-    fn send_packets(&mut self, now: Instant, slot: u32, unix: UnixTime, batch: &mut TransmitBatch) -> bool {
+    fn send_packets(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
         let listener = self.listener(slot);
         let capacity = self.capacity(slot);
         let packet_size = MIN_PACKET + usize::from(self.table.owner[slot].packet_size);
@@ -186,8 +205,8 @@ impl Service {
         let identifier = self.table.ids[slot].device[0];
         let sending = &mut self.sendings[self.table.hot[slot].sending];
         let log = self.accounts.log(self.table.owner[slot].account);
-        let listener = Listener { told: sending.told, ..listener };
-        let message = message(&sending.plan, sending.told, log.owed(&listener, unix, sending.plan.upto));
+        let events = log.owed(&listener, now, sending.plan.upto);
+        let message = sending.made.message(&sending.plan, sending.told, events);
         let mut first = true;
         loop {
             let Some(room) = batch.room() else { return true };
@@ -234,6 +253,7 @@ impl Service {
             Outcome::Complete => {
                 let upto = sending.plan.upto;
                 self.stats.notified += 1;
+                self.accounts.books += sending.plan.books;
                 self.told(slot, upto);
             }
             Outcome::Exhausted => self.replace(slot),
@@ -284,9 +304,8 @@ impl Service {
     /// counting its timeouts.
     fn replace(&mut self, slot: u32) {
         let replaced = self.sendings[self.table.hot[slot].sending].flight.clone();
-        let unix = self.calendar.unix(self.now);
         self.drop_sending(slot);
-        if self.begin(slot, unix) {
+        if self.begin(self.now, slot) {
             self.sendings[self.table.hot[slot].sending].flight.resume_after(&replaced);
             self.ready.push_back(&mut self.table.hot, slot);
         }
@@ -312,7 +331,7 @@ impl Service {
         }
     }
 
-    fn listener(&self, slot: u32) -> Listener {
+    pub(super) fn listener(&self, slot: u32) -> Listener {
         let owner = &self.table.owner[slot];
         let since = Instant::from_micros(owner.since.get().saturating_mul(1000));
         Listener { told: self.table.ids[slot].told, filter: owner.filter, since }
@@ -324,27 +343,37 @@ impl Service {
     }
 }
 
-/// The message that says what was planned.
-fn message<'a>(
-    plan: &Plan,
-    told: Serial,
-    events: impl Iterator<Item = &'a Stored> + Clone,
-) -> Notify<impl Iterator<Item = EventRef<'a>> + Clone> {
-    let Plan { upto, newest, changed, lost, .. } = *plan;
-    Notify { told, upto, newest, changed, lost, events: events.map(EventRef::from) }
-}
+impl Made {
+    /// The message that says what was planned.
+    fn message<'a>(
+        self,
+        plan: &Plan,
+        told: Serial,
+        events: impl Iterator<Item = &'a Stored> + Clone,
+    ) -> Notify<impl Iterator<Item = EventRef<'a>> + Clone> {
+        let Plan { upto, newest, changed, lost, .. } = *plan;
+        let service_time = (plan.events > 0).then(|| self.calendar.unix(self.at));
+        Notify {
+            told,
+            upto,
+            newest,
+            changed,
+            lost,
+            service_time,
+            events: events.map(move |stored| self.event(stored)),
+        }
+    }
 
-impl<'a> From<&'a Stored> for EventRef<'a> {
-    fn from(stored: &'a Stored) -> Self {
-        Self {
+    fn event(self, stored: &Stored) -> EventRef<'_> {
+        EventRef {
             serial: stored.serial,
             store: stored.store,
-            expiry: stored.expires,
+            expiry: self.calendar.unix(stored.ends),
             key: stored.key.as_ref().map(crate::channel::CollapseKey::as_bytes),
             payload: &stored.payload,
         }
     }
 }
 
-// The sets of stores in a Notify are at most 16 bytes each, the serials at most 8.
-const _: () = assert!(NOTIFY_OVERHEAD > 1 + 3 * (2 + 8) + 2 * (2 + size_of::<StoreSet>()));
+// The sets of stores in a Notify are at most 16 bytes each, the serials and the time at most 8.
+const _: () = assert!(NOTIFY_OVERHEAD > 1 + 4 * (2 + 8) + 2 * (2 + size_of::<StoreSet>()));

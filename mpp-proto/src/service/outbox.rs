@@ -33,7 +33,8 @@ pub(super) enum Say {
     },
     Posted {
         request: RequestId,
-        serial: Serial,
+        /// None for a post to another account.
+        serial: Option<Serial>,
     },
     Failed {
         request: RequestId,

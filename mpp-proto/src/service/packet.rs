@@ -6,10 +6,10 @@ use super::limits::Rate;
 use super::outbox::Say;
 use super::record::{MAX_DEVICE_IDENTIFIERS, State, flag};
 use super::refusal::Refusal;
-use super::{CloseReason, PublishError, Route, Service};
-use crate::channel::{CollapseKey, DEFAULT_TTL, Event, EventError, Recall, Urgency};
+use super::{CloseReason, Route, Service};
+use crate::channel::{CollapseKey, DEFAULT_TTL, Event, EventError, Urgency};
 use crate::crypto::{ConnectionId, open_header, open_packet};
-use crate::ids::{AccountId, Epoch, RequestId, Rights, Serial};
+use crate::ids::{AccountId, Epoch, RequestId, Serial};
 use crate::path::{Datagram, Disposition, DropReason, Path};
 use crate::rud::replay::{Seen, nearest};
 use crate::time::Instant;
@@ -206,7 +206,7 @@ impl Service {
             return self.fail(slot, from, request, refusal);
         }
         match message {
-            Message::Heartbeat(heartbeat) => self.handle_heartbeat(slot, from, &heartbeat, newest),
+            Message::Heartbeat(heartbeat) => self.handle_heartbeat(now, slot, from, &heartbeat, newest),
             Message::Acknowledge(acknowledge) => self.set_position(slot, acknowledge.position),
             Message::Subscribe(subscribe) => self.handle_subscribe(slot, from, &subscribe),
             Message::Post(post) => self.handle_post(now, slot, from, &post),
@@ -236,7 +236,7 @@ impl Service {
     }
 
     /// Answers a packet: on the active path, and to where it came from while that is being validated.
-    fn answer_to(&mut self, slot: u32, from: &From, say: Say) {
+    pub(super) fn answer_to(&mut self, slot: u32, from: &From, say: Say) {
         self.say(slot, say);
         if let Some(path) = self.also_to(slot, &from.path) {
             self.say_to(slot, path, say);
@@ -257,21 +257,35 @@ impl Service {
         Some(Refusal::Requests { rate, retry_after })
     }
 
-    fn fail(&mut self, slot: u32, from: &From, request: RequestId, refusal: Refusal) {
+    pub(super) fn fail(&mut self, slot: u32, from: &From, request: RequestId, refusal: Refusal) {
         self.answer_to(slot, from, Say::Failed { request, refusal });
         self.stats.count_refusal(refusal.reason());
     }
 
-    fn handle_heartbeat(&mut self, slot: u32, from: &From, heartbeat: &Heartbeat, newest: bool) {
+    fn handle_heartbeat(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        from: &From,
+        heartbeat: &Heartbeat,
+        newest: bool,
+    ) {
         self.table.owner[slot].interval = self.granted(heartbeat.interval);
         self.set_position(slot, heartbeat.position);
         let told = self.table.ids[slot].told;
-        let channel = self.accounts.log(self.table.owner[slot].account).newest();
-        // The device's own mark is the truth. Only the newest packet's counts: an older one is older news.
+        let account = self.table.owner[slot].account;
+        let channel = self.accounts.log(account).newest();
+        // The device's own mark is the truth. Only the newest packet's counts: an older one is older news. What it was
+        // not told because there was nothing to say its mark does not hold.
         if newest && heartbeat.mark < told {
-            self.drop_sending(slot);
-            self.table.ids[slot].told = heartbeat.mark;
+            let said = self.accounts.log(account).last_said(&self.listener(slot), now, told);
+            if heartbeat.mark < said {
+                self.drop_sending(slot);
+                self.table.ids[slot].told = heartbeat.mark;
+                self.accounts.books.owed += told.0 - heartbeat.mark.0;
+            }
         } else if heartbeat.mark > told && heartbeat.mark <= channel {
+            self.accounts.books.confirmed += heartbeat.mark.0 - told.0;
             self.told(slot, heartbeat.mark);
         }
         let seen = from.path.remote;
@@ -316,48 +330,11 @@ impl Service {
         let newest = log.newest();
         self.answer_to(slot, from, Say::Subscribed { request: subscribe.request, newest, lost });
     }
-
-    fn handle_post(&mut self, now: Instant, slot: u32, from: &From, post: &Post<'_>) {
-        let owner = &self.table.owner[slot];
-        let account = owner.account;
-        let own = post.account.is_none_or(|name| AccountId::of(name) == self.accounts.get(account).id);
-        if !own || u64::from(owner.rights) & Rights::POST_OWN.0 == 0 {
-            return self.fail(slot, from, post.request, Refusal::NoRightToPost);
-        }
-        let recalled = self.accounts.log_mut(account).map(|log| log.recall(now, &post.post_id));
-        match recalled {
-            Ok(Recall::Known(serial)) => {
-                return self.answer_to(slot, from, Say::Posted { request: post.request, serial });
-            }
-            Ok(Recall::Full { retry_after }) => {
-                return self.fail(slot, from, post.request, Refusal::Posts { retry_after });
-            }
-            Ok(Recall::Unknown) => {}
-            Err(_) => return self.fail(slot, from, post.request, Refusal::Unavailable),
-        }
-        let event = match event_of(post) {
-            Ok(event) => event,
-            Err(error) => return self.fail(slot, from, post.request, Refusal::Event(error)),
-        };
-        match self.append(now, account, event) {
-            Ok(serial) => {
-                if let Ok(log) = self.accounts.log_mut(account) {
-                    log.remember(now, post.post_id, serial);
-                }
-                self.answer_to(slot, from, Say::Posted { request: post.request, serial });
-            }
-            Err(PublishError::Event(error)) => self.fail(slot, from, post.request, Refusal::Event(error)),
-            Err(PublishError::Capacity { limit }) => {
-                self.fail(slot, from, post.request, Refusal::Channels { limit });
-            }
-            Err(_) => self.fail(slot, from, post.request, Refusal::Unavailable),
-        }
-    }
 }
 
 /// Where a packet came from, and how large it was.
 #[derive(Clone, Copy, Debug)]
-struct From {
+pub(super) struct From {
     path: Path,
     size: usize,
 }
@@ -367,8 +344,8 @@ fn is_probe(fragment: &[u8]) -> bool {
     fragment.first().is_some_and(|ty| *ty == ENDPOINT_REQUEST)
 }
 
-/// The event in a Post, if it keeps the limits.
-fn event_of(post: &Post<'_>) -> Result<Event, EventError> {
+/// The event in a Post from `poster` (if that is another account), if it keeps the limits.
+pub(super) fn event_of(post: &Post<'_>, poster: Option<AccountId>) -> Result<Event, EventError> {
     let event = Event {
         store: post.store,
         payload: post.payload.map(bytes::Bytes::copy_from_slice),
@@ -382,6 +359,7 @@ fn event_of(post: &Post<'_>) -> Result<Event, EventError> {
             Some(key) => Some(CollapseKey::new(key)?),
             None => None,
         },
+        poster,
     };
     event.check().map(|()| event)
 }

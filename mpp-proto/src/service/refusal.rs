@@ -48,6 +48,14 @@ pub enum RefusalReason {
     Unavailable,
     /// No new ticket for this one.
     NoTicket,
+    /// Too many posts of one account to another one's channel.
+    ForeignPosts,
+    /// Too many posts that the host has to decide about.
+    PostsWaiting,
+    /// The host did not decide about the post in time.
+    Undecided,
+    /// The host refused the post.
+    Host,
 }
 
 impl RefusalReason {
@@ -71,10 +79,14 @@ impl RefusalReason {
         Self::Posts,
         Self::Unavailable,
         Self::NoTicket,
+        Self::ForeignPosts,
+        Self::PostsWaiting,
+        Self::Undecided,
+        Self::Host,
     ];
 
     /// The number of reasons, for tables of counters.
-    pub const COUNT: usize = 18;
+    pub const COUNT: usize = 22;
 }
 
 /// The reason, and what there is to say about it.
@@ -112,10 +124,22 @@ pub(super) enum Refusal {
     Event(EventError),
     /// Too many posts to a channel.
     Posts { retry_after: Duration },
-    /// The host does not take it.
+    /// The service does not take it.
     Unavailable,
     /// The ticket is not renewed, in these words.
     NoTicket(&'static str),
+    /// Too many posts of an account to another one's channel.
+    ForeignPosts { retry_after: Duration },
+    /// Too many posts wait for the host.
+    PostsWaiting { retry_after: Duration },
+    /// Too many posts of one account wait for the host.
+    PostsOfOneWaiting { retry_after: Duration },
+    /// Too many posts of one account that the host has decided about are remembered.
+    PostsOfOne { retry_after: Duration },
+    /// The host did not decide in time.
+    Undecided { retry_after: Duration },
+    /// The host does not take it.
+    Host { code: Code, retry_after: Duration },
 }
 
 impl Refusal {
@@ -127,10 +151,19 @@ impl Refusal {
             Self::NoRightToReceive | Self::NoRightToPost | Self::NoTicket(_) => Code::FORBIDDEN,
             Self::UnknownAccount => Code::UNKNOWN_ACCOUNT,
             Self::Serial { .. } => Code::CONFLICT,
-            Self::Exchanges { .. } | Self::Requests { .. } | Self::Posts { .. } => Code::TOO_MANY_REQUESTS,
-            Self::Busy { .. } | Self::Connections { .. } | Self::Channels { .. } | Self::Unavailable => {
-                Code::UNAVAILABLE
-            }
+            Self::Exchanges { .. }
+            | Self::Requests { .. }
+            | Self::Posts { .. }
+            | Self::ForeignPosts { .. }
+            | Self::PostsOfOneWaiting { .. }
+            | Self::PostsOfOne { .. } => Code::TOO_MANY_REQUESTS,
+            Self::Host { code, .. } => code,
+            Self::Busy { .. }
+            | Self::Connections { .. }
+            | Self::Channels { .. }
+            | Self::Unavailable
+            | Self::PostsWaiting { .. }
+            | Self::Undecided { .. } => Code::UNAVAILABLE,
         }
     }
 
@@ -155,6 +188,12 @@ impl Refusal {
             Self::Posts { .. } => RefusalReason::Posts,
             Self::Unavailable => RefusalReason::Unavailable,
             Self::NoTicket(_) => RefusalReason::NoTicket,
+            Self::ForeignPosts { .. } => RefusalReason::ForeignPosts,
+            Self::PostsWaiting { .. } | Self::PostsOfOneWaiting { .. } | Self::PostsOfOne { .. } => {
+                RefusalReason::PostsWaiting
+            }
+            Self::Undecided { .. } => RefusalReason::Undecided,
+            Self::Host { .. } => RefusalReason::Host,
         }
     }
 
@@ -165,7 +204,13 @@ impl Refusal {
             | Self::Busy { retry_after }
             | Self::Connections { retry_after, .. }
             | Self::Requests { retry_after, .. }
-            | Self::Posts { retry_after } => retry_after,
+            | Self::Posts { retry_after }
+            | Self::ForeignPosts { retry_after }
+            | Self::PostsWaiting { retry_after }
+            | Self::PostsOfOneWaiting { retry_after }
+            | Self::PostsOfOne { retry_after }
+            | Self::Undecided { retry_after }
+            | Self::Host { retry_after, .. } => retry_after,
             _ => Duration::ZERO,
         }
     }
@@ -212,6 +257,14 @@ impl fmt::Display for Refusal {
             Self::Posts { .. } => f.write_str("256 posts per channel in 10 minutes"),
             Self::NoTicket(why) => f.write_str(why),
             Self::Unavailable => f.write_str("the service takes no posts now"),
+            Self::ForeignPosts { .. } => {
+                f.write_str("1 post per second to another account's channel, 10 at once")
+            }
+            Self::PostsWaiting { .. } => f.write_str("too many posts wait for a decision"),
+            Self::PostsOfOneWaiting { .. } => f.write_str("64 posts of an account may wait for a decision"),
+            Self::PostsOfOne { .. } => f.write_str("1,024 posts of an account in 10 minutes"),
+            Self::Undecided { .. } => f.write_str("nobody decided about the post in 20 s"),
+            Self::Host { .. } => f.write_str("the host of the service does not take the post"),
         }
     }
 }
@@ -281,6 +334,12 @@ mod tests {
             Refusal::Posts { retry_after },
             Refusal::Unavailable,
             Refusal::NoTicket("because"),
+            Refusal::ForeignPosts { retry_after },
+            Refusal::PostsWaiting { retry_after },
+            Refusal::PostsOfOneWaiting { retry_after },
+            Refusal::PostsOfOne { retry_after },
+            Refusal::Undecided { retry_after },
+            Refusal::Host { code: Code::FORBIDDEN, retry_after },
         ];
         for reason in reasons.into_iter().chain(events.map(Refusal::Event)) {
             let text = reason.detail();

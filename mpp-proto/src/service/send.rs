@@ -114,7 +114,7 @@ impl Service {
                 self.seal_message(slot, &header, &[], &Subscribed { request, newest, lost }, room)
             }
             Say::Posted { request, serial } => {
-                self.seal_message(slot, &header, &[], &Posted { request, serial: Some(serial) }, room)
+                self.seal_message(slot, &header, &[], &Posted { request, serial }, room)
             }
             Say::Failed { request, refusal } => {
                 let (code, retry_after, detail) = (refusal.code(), refusal.retry_after(), refusal.detail());

@@ -3,6 +3,7 @@
 use core::ops::AddAssign;
 
 use super::refusal::RefusalReason;
+use crate::channel::Delivery;
 use crate::path::DropReason;
 
 /// Makes the sum of two such structs the sum of each field, so that none is forgotten.
@@ -32,6 +33,12 @@ impl Sum for u64 {
     }
 }
 
+impl Sum for Delivery {
+    fn sum(&mut self, other: Self) {
+        *self += other;
+    }
+}
+
 impl<const N: usize> Sum for [u64; N] {
     fn sum(&mut self, other: Self) {
         self.iter_mut().zip(other).for_each(|(to, from)| *to += from);
@@ -39,7 +46,7 @@ impl<const N: usize> Sum for [u64; N] {
 }
 
 summed! {
-/// Counters since the start of a service; the last five are gauges.
+/// Counters since the start of a service; the last six are gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceStats {
@@ -105,6 +112,14 @@ pub struct ServiceStats {
     pub expired: u64,
     /// Events that the limits pushed out of the ring.
     pub overflowed: u64,
+    /// Events pushed out because their poster, of another account, had used up its share of the ring.
+    pub crowded: u64,
+    /// What became of each event for each device.
+    pub delivery: Delivery,
+    /// Posts about which the host did not decide in time.
+    pub posts_expired: u64,
+    /// Posts that wait for the host's decision.
+    pub posts_waiting: u64,
     /// Devices connected.
     pub connected: u64,
     /// Exchanges answered but not confirmed.

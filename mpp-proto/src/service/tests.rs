@@ -138,6 +138,7 @@ impl Misfit {
             newest: Serial(upto),
             changed: StoreSet::EMPTY,
             lost: StoreSet::EMPTY,
+            service_time: None,
             events: core::iter::once(event),
         };
         let identifier = self.service.table.ids[SLOT].device[0];

@@ -23,18 +23,24 @@ const SENDING: u32 = 1 << 30;
 /// Or that of a [`Validation`].
 const VALIDATION: u32 = 1 << 29;
 
+/// Or the one of the posts that wait.
+const POSTS: u32 = 1 << 28;
+const _: () = assert!(crate::crypto::ConnectionId::MAX_SLOT < POSTS);
+
 /// The timers of the wheel live in the records and in what is being sent.
 struct Timers<'a> {
     hot: &'a mut Chunks<Hot>,
     sendings: &'a mut Slab<Sending>,
     validations: &'a mut Slab<Validation>,
+    posts: &'a mut Node,
 }
 
 impl Nodes for Timers<'_> {
     fn node(&mut self, key: u32) -> &mut Node {
-        match key & (SENDING | VALIDATION) {
+        match key & (SENDING | VALIDATION | POSTS) {
             SENDING => &mut self.sendings[key & !SENDING].timer,
             VALIDATION => &mut self.validations[key & !VALIDATION].timer,
+            POSTS => self.posts,
             _ => &mut self.hot[key].timer,
         }
     }
@@ -54,7 +60,8 @@ impl Service {
                 self.handled = now;
                 return Progress::Done;
             };
-            match key & (SENDING | VALIDATION) {
+            match key & (SENDING | VALIDATION | POSTS) {
+                POSTS => self.posts_timer(now),
                 SENDING => self.sending_timer(now, key & !SENDING),
                 VALIDATION => self.validation_timer(now, key & !VALIDATION),
                 _ => self.record_timer(now, key),
@@ -81,14 +88,21 @@ impl Service {
         wheel.schedule(&mut timers, validation | VALIDATION, deadline(at, now));
     }
 
+    /// Sets the timer of the posts that wait.
+    pub(super) fn schedule_posts(&mut self, at: Instant, now: Instant) {
+        let (wheel, mut timers) = self.timers();
+        wheel.schedule(&mut timers, POSTS, deadline(at, now));
+    }
+
     pub(super) fn cancel_validation(&mut self, validation: u32) {
         let (wheel, mut timers) = self.timers();
         wheel.cancel(&mut timers, validation | VALIDATION);
     }
 
     fn timers(&mut self) -> (&mut Wheel, Timers<'_>) {
-        let Self { wheel, table, sendings, validations, .. } = self;
-        (wheel, Timers { hot: &mut table.hot, sendings, validations: &mut validations.slab })
+        let Self { wheel, table, sendings, validations, posts, .. } = self;
+        let (hot, posts) = (&mut table.hot, &mut posts.timer);
+        (wheel, Timers { hot, sendings, validations: &mut validations.slab, posts })
     }
 
     pub(super) fn cancel_sending(&mut self, sending: u32) {
@@ -175,13 +189,14 @@ impl Service {
         self.drop_sending(slot);
         self.drop_validation(slot);
         self.ready.remove(&mut self.table.hot, slot);
+        let account = self.table.owner[slot].account;
         let hot = &self.table.hot[slot];
         if hot.state == State::HalfOpen {
             self.half_open -= 1;
         } else if hot.is_live() {
             self.stats.connected -= 1;
+            self.accounts.left(account, self.table.ids[slot].told);
         }
-        let account = self.table.owner[slot].account;
         self.accounts.get_mut(account).devices.remove(&mut self.table.owner, slot);
     }
 

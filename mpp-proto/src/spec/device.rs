@@ -38,7 +38,7 @@ fn notify(told: u64, events: &[EventRef<'_>]) -> Vec<u8> {
     let upto = events.last().unwrap().serial;
     let (changed, lost) = (StoreSet::EMPTY, StoreSet::EMPTY);
     let events = events.iter().copied();
-    bytes_of(&Notify { told: Serial(told), upto, newest: upto, changed, lost, events })
+    bytes_of(&Notify { told: Serial(told), upto, newest: upto, changed, lost, service_time: None, events })
 }
 
 impl Host {

@@ -127,6 +127,7 @@ fn notify(page: &mut Page, exchange: &Exchange) {
         newest: Serial(42),
         changed: StoreSet::EMPTY,
         lost: StoreSet::EMPTY,
+        service_time: Some(NOW),
         events: [event].into_iter(),
     };
     let bytes = message(page, "Notify", &notify);
@@ -157,6 +158,7 @@ fn long_notify(page: &mut Page, exchange: &Exchange) {
         newest: Serial(45),
         changed: StoreSet::EMPTY.with(StoreId::CONTACT),
         lost: StoreSet::EMPTY.with(StoreId::CONTACT),
+        service_time: Some(NOW),
         events: [event].into_iter(),
     };
     let bytes = message(page, "Notify", &notify);

@@ -101,6 +101,8 @@ pub(crate) struct Notify<E> {
     pub(crate) changed: StoreSet,
     /// The stores of which events are lost to this device.
     pub(crate) lost: StoreSet,
+    /// What time it was at the service when this was made: by the clock by which its events expire.
+    pub(crate) service_time: Option<UnixTime>,
     /// The events with payload, serials rising, within (told, upto].
     pub(crate) events: E,
 }
@@ -113,6 +115,7 @@ impl<'a> Notify<Events<'a>> {
             newest: given(f.newest)?,
             changed: f.changed,
             lost: f.lost,
+            service_time: f.service_time,
             events: Events(list.iter()),
         };
         let mut last = notify.told;
@@ -130,6 +133,9 @@ impl<'a, E: Iterator<Item = EventRef<'a>> + Clone> Emit for Notify<E> {
     fn emit<S: Sink>(&self, sink: &mut S) {
         let mut w = FieldWriter::new(sink, ty::NOTIFY);
         w.serial(tag::NEWEST, self.newest);
+        if let Some(time) = self.service_time {
+            w.time(tag::SERVICE_TIME, time);
+        }
         w.mask(tag::LOST, self.lost);
         w.serial(tag::UPTO, self.upto);
         w.serial(tag::TOLD, self.told);

@@ -125,6 +125,13 @@ impl Pair {
         self.service = Service::new(Arc::clone(&self.config), ShardId(0), seed, self.now, unix(self.now));
     }
 
+    /// Devices that are started from now on ask for these stores.
+    pub(crate) fn device_filter(&mut self, filter: StoreSet) {
+        let mut config = DeviceConfig::clone(&self.device_config);
+        config.filter = filter;
+        self.device_config = Arc::new(config);
+    }
+
     pub(crate) fn restart_device(&mut self, resume: Option<Resume>) {
         self.device = self.new_device(DEVICE, resume);
         self.events.clear();

@@ -1,11 +1,13 @@
 //! A device and a service on a virtual clock, readable as scenarios.
 
 mod admission;
+mod conservation;
 mod crowd;
 mod delivery;
 mod extremes;
 mod harness;
 mod paths;
+mod posts;
 mod renewal;
 mod shards;
 mod stun;

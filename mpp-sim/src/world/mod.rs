@@ -80,7 +80,8 @@ pub struct Restart {
 /// # Panics
 /// A world is a test: where a machine breaks the sans-IO contract (a deadline in the past after `handle_timeout`,
 /// bytes of a refused packet changed, more than 3 times what came in sent to a path that is not validated, a machine
-/// that never comes to rest) it panics and says which rule was broken.
+/// that never comes to rest), and where the books of delivery do not balance (every event and device in one counter,
+/// see [`mpp_proto::Delivery`] and [`mpp_proto::DeviceStats`]), it panics and says which rule was broken.
 pub struct World {
     seed: u64,
     rng: Rng,
@@ -223,6 +224,7 @@ impl World {
             timer: None,
             wakes: (Instant::ZERO, 0),
             skew: Skew::default(),
+            audited: Instant::ZERO,
         });
         self.boot_service(index);
         ServiceHandle(index)

@@ -48,7 +48,16 @@ impl World {
             return false;
         }
         self.run_for(interval * 4);
-        connected(self)
+        if !connected(self) {
+            return false;
+        }
+        // Everybody has been told everything, and the books say so. (Whoever was killed is owed it for its lease.)
+        if all.iter().all(|d| self.device(*d).is_some()) {
+            for service in self.services.iter().filter_map(|s| s.machine.as_ref()) {
+                assert_eq!(service.pending(), 0, "conservation: {:?}", service.stats().delivery);
+            }
+        }
+        true
     }
 
     /// Goes to the next instant at which something happens and lets it happen; `false` once `end` is reached.
@@ -182,6 +191,9 @@ impl World {
             names: &self.names,
             scratch: &mut self.scratch,
         });
+        if let Some(stats) = node.machine.as_ref().map(mpp_proto::Device::stats) {
+            assert!(stats.is_conserved(), "conservation: device {index} is not in balance: {stats:?}");
+        }
         let deadline = node.deadline();
         let old = std::mem::replace(&mut node.timer, deadline);
         self.file(Spot::Device(index), old, deadline);
@@ -197,6 +209,7 @@ impl World {
             stray: self.stray,
         };
         node.pump(self.now, &mut around);
+        node.audit(self.now);
         let deadline = node.deadline();
         let old = std::mem::replace(&mut node.timer, deadline);
         self.file(Spot::Service(index), old, deadline);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mpp_proto::{
     AccountHead, Datagram, Disposition, Instant, LinkId, Path, Progress, Service, ServiceConfig,
@@ -18,6 +19,9 @@ use crate::network::{Network, Packet, RouteId};
 
 /// Timers handled in one call: small, so that the "there is more" path is taken often.
 const TIMERS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+/// With more records than this the books are checked once in a while only.
+const CROWD: u64 = 64;
+const AUDIT_EVERY: Duration = Duration::from_secs(10);
 /// Packets that a service is given at once.
 pub(super) const BATCH: usize = 32;
 
@@ -55,6 +59,8 @@ pub(super) struct ServiceNode {
     pub(super) wakes: (Instant, u32),
     /// How far its civil clock is off.
     pub(super) skew: Skew,
+    /// When its books were checked last.
+    pub(super) audited: Instant,
 }
 
 /// What a service touches in its world while it runs.
@@ -175,6 +181,27 @@ impl ServiceNode {
         assert!(
             next.is_none_or(|w| w.at > now),
             "contract rule 1: service {} still has a deadline in the past after handle_timeout({now:?}): {next:?}",
+            self.index
+        );
+    }
+
+    /// Holds the service to its books: what is owed and not settled is what its devices have not been told.
+    ///
+    /// # Panics
+    /// If an event went somewhere unexplained.
+    pub(super) fn audit(&mut self, now: Instant) {
+        let Some(machine) = &self.machine else { return };
+        let stats = machine.stats();
+        // Counting takes time for every record: in a crowd not at every step.
+        if stats.records > CROWD && now < self.audited + AUDIT_EVERY {
+            return;
+        }
+        self.audited = now;
+        let (books, pending) = (stats.delivery, machine.pending());
+        assert_eq!(
+            books.outstanding(),
+            pending,
+            "conservation: service {} at {now:?} is not in balance: {books:?}",
             self.index
         );
     }

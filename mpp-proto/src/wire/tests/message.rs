@@ -114,16 +114,16 @@ proptest! {
     fn notify(
         told in (0u64..1 << 60).prop_map(Serial), events in proptest::collection::vec(event(), 0..6),
         beyond in 0u64..1 << 40, more in 0u64..1 << 40, changed in stores(), lost in stores(),
-        size in 1usize..700,
+        service_time in option::of(time()), size in 1usize..700,
     ) {
         let events = borrowed(told, &events);
         let upto = Serial(events.last().map_or(told, |e| e.serial).0 + beyond);
         let newest = Serial(upto.0 + more);
-        let notify = Notify { told, upto, newest, changed, lost, events: events.iter().copied() };
+        let notify = Notify { told, upto, newest, changed, lost, service_time, events: events.iter().copied() };
         let out = bytes_of(&notify);
         let Ok(Message::Notify(read)) = Message::parse(&out) else { panic!("no Notify") };
         prop_assert_eq!(read.events.collect::<Vec<_>>(), events.clone());
-        check(&notify, Message::Notify(Notify { told, upto, newest, changed, lost, events: read.events }));
+        check(&notify, Message::Notify(Notify { told, upto, newest, changed, lost, service_time, events: read.events }));
 
         // Cut into fragments straight from the events, it is the same.
         let mut joined: Vec<u8> = Vec::new();
@@ -137,7 +137,7 @@ proptest! {
         }
         prop_assert_eq!(joined, out.clone());
         let items: usize = events.iter().map(EventRef::item_len).sum();
-        let without = Notify { told, upto, newest, changed, lost, events: [].into_iter() };
+        let without = Notify { told, upto, newest, changed, lost, service_time, events: [].into_iter() };
         prop_assert_eq!(without.emitted_len() + items, out.len());
     }
 
@@ -217,7 +217,7 @@ proptest! {
         let (lost, changed) = (StoreSet::ALL, StoreSet::EMPTY);
         let (told, upto) = (Serial(6), Serial(9));
         let events = [event, EventRef { serial: Serial(8), key: None, ..event }];
-        let notify = Notify { told, upto, newest: upto, changed, lost, events: events.into_iter() };
+        let notify = Notify { told, upto, newest: upto, changed, lost, service_time: None, events: events.into_iter() };
         let stores = [(StoreId::INBOUND, Serial(300)), (StoreId::CONTACT, Serial(70_000))].into_iter();
         let status = Status {
             request: None, newest: upto, endpoint: None, service_time: UnixTime::EPOCH, stores, unheard: 2,
@@ -383,6 +383,7 @@ fn the_largest_event_fits_one_notify() {
         newest: serial,
         changed: all,
         lost: all,
+        service_time: Some(expiry),
         events: core::iter::once(event),
     };
     let room = fragment_capacity(MIN_PACKET, DEVICE_IDENTIFIER) * MAX_PACKETS;
