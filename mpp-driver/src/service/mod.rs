@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use mpp_proto::{
     AccountHead, AccountId, DeviceId, DeviceStatus, Epoch, Event, Instant, PublishError, Router, Seed,
-    Serial, ServiceConfig, ShardId, UnixTime,
+    Serial, ServiceConfig, ShardId, TicketKey, UnixTime,
 };
 
 use driver::Driver;
@@ -192,6 +192,14 @@ impl<R> Service<R> {
             self.shared.settle_events(s, wakes);
             wakes.driver();
         });
+    }
+
+    /// Takes other ticket keys from now on, of which the first seals and all open: put a new one in front, and take the old
+    /// one out once its tickets have ended. Connections that are there live on.
+    pub fn set_ticket_keys(&self, keys: &[TicketKey]) {
+        for shard in self.shared.all() {
+            shard.with(|s, _| s.core.set_ticket_keys(keys.to_vec()));
+        }
     }
 
     /// The connected devices of an account.
