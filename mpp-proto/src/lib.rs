@@ -65,6 +65,7 @@ mod stun;
 mod time;
 mod wakeup;
 mod wheel;
+mod wiped;
 mod wire;
 
 pub use batch::TransmitBatch;
@@ -87,4 +88,5 @@ pub use service::{
 };
 pub use time::{Instant, UnixTime};
 pub use wakeup::{TimerKind, Wakeup};
+pub use wiped::{SecretBytes, SecretText};
 pub use wire::{Code, Endpoint, EndpointError, Ticket, TicketError};

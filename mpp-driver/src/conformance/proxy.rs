@@ -25,6 +25,8 @@ struct Shared {
     backs: Mutex<HashMap<SocketAddr, Back>>,
     seed: u64,
     percent: AtomicU32,
+    /// Milliseconds that each packet takes.
+    delay: AtomicU64,
     ended: AtomicBool,
     forwarded: AtomicU64,
     lost: AtomicU64,
@@ -41,6 +43,7 @@ impl Proxy {
             backs: Mutex::default(),
             seed,
             percent: AtomicU32::new(percent),
+            delay: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             forwarded: AtomicU64::new(0),
             lost: AtomicU64::new(0),
@@ -53,6 +56,11 @@ impl Proxy {
     /// Loses this part from now on; 100 is a network that is gone.
     pub fn set_loss(&self, percent: u32) {
         self.shared.percent.store(percent, Relaxed);
+    }
+
+    /// Each packet takes this long from now on, one after another: for networks with little traffic.
+    pub fn set_delay(&self, millis: u64) {
+        self.shared.delay.store(millis, Relaxed);
     }
 
     /// Forgets every client: its next packet comes from another port, and what is sent to the old one goes nowhere.
@@ -87,6 +95,10 @@ impl Shared {
         let roll = (dice.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % 100;
         let lost = roll < u64::from(self.percent.load(Relaxed));
         if lost { &self.lost } else { &self.forwarded }.fetch_add(1, Relaxed);
+        match self.delay.load(Relaxed) {
+            0 => {}
+            millis => thread::sleep(Duration::from_millis(millis)),
+        }
         lost
     }
 

@@ -5,10 +5,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use mpp_proto::{
-    AccountHead, AccountId, DisconnectReason, PublishError, Router, Serial, ServiceConfig, ServiceEvent,
+    AccountHead, AccountId, DisconnectReason, Endpoint, PublishError, Router, Serial, ServiceConfig,
+    ServiceEvent, TicketKey,
 };
 
-use super::{Kit, LOOPBACK, World, config, device_id, message, ticket_of};
+use super::{Kit, LOOPBACK, World, config, device_id, message, ticket_by, ticket_of};
 use crate::{BindError, Client, ClientEvent, ConnectError, Service};
 
 const SHARDS: u16 = 4;
@@ -84,6 +85,15 @@ pub async fn several_shards_behind_one_handle<K: Kit>(w: World<K>) {
         }
     })
     .await;
+    // A new ticket key is one on every shard.
+    let (new, expiry) = (TicketKey::new([9; 4], [9; 32]), super::now() + Duration::from_secs(600));
+    service.set_ticket_keys(&[new.clone(), super::key()]);
+    for name in &names {
+        let ticket = ticket_by(&new, name, expiry, EACH, Endpoint::Address(address));
+        let client = Client::<K>::connect(ticket);
+        w.within(20, "connecting", client.connected()).await.unwrap();
+        client.close().await;
+    }
     end(&w, service, address, &clients).await;
 }
 

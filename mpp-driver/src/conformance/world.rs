@@ -141,6 +141,16 @@ pub fn ticket_of(account: &str, device: u32, service: SocketAddr) -> Ticket {
 }
 
 pub fn ticket_until(account: &str, expiry: UnixTime, device: u32, endpoint: Endpoint) -> Ticket {
+    ticket_by(&key(), account, expiry, device, endpoint)
+}
+
+pub fn ticket_by(
+    key: &TicketKey,
+    account: &str,
+    expiry: UnixTime,
+    device: u32,
+    endpoint: Endpoint,
+) -> Ticket {
     let spec = TicketSpec {
         endpoints: vec![endpoint],
         account: account.into(),
@@ -154,7 +164,7 @@ pub fn ticket_until(account: &str, expiry: UnixTime, device: u32, endpoint: Endp
     let mut fresh = [7; 32];
     fresh[..4].copy_from_slice(&CALLS.fetch_add(1, Relaxed).to_be_bytes());
     fresh[4..8].copy_from_slice(&device.to_be_bytes());
-    key().mint(&spec, &fresh).unwrap()
+    key.mint(&spec, &fresh).unwrap()
 }
 
 pub fn device_id(device: u32) -> DeviceId {

@@ -1,6 +1,7 @@
 //! Ticket keys, and the tokens they seal (SPEC.md, "Tickets"). A service keeps nothing per ticket: the token brings
 //! along all there is to know, and the ticket's secret follows from it.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use zeroize::Zeroizing;
@@ -11,6 +12,7 @@ use super::kdf;
 use super::schedule::Traffic;
 use super::secret::Secret;
 use crate::random::{Rng, Seed};
+use crate::wiped::SecretBytes;
 
 /// The longest token, in bytes.
 pub(crate) const MAX_TOKEN: usize = 256;
@@ -49,11 +51,12 @@ impl TicketKey {
     }
 
     /// Id and key, 36 bytes, for a key file.
-    pub fn to_bytes(&self) -> Zeroizing<[u8; 36]> {
-        let mut bytes = Zeroizing::new([0; 36]);
-        bytes[..4].copy_from_slice(&self.id);
-        bytes[4..].copy_from_slice(self.key.as_slice());
-        bytes
+    pub fn to_bytes(&self) -> SecretBytes {
+        // All the room at once: what grows leaves its old content behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(36));
+        bytes.extend_from_slice(&self.id);
+        bytes.extend_from_slice(self.key.as_slice());
+        SecretBytes::new(bytes)
     }
 
     /// The reverse of [`Self::to_bytes`].
@@ -295,7 +298,7 @@ mod tests {
     #[test]
     fn keys_survive_their_file_and_tell_nothing() {
         let made = TicketKey::generate(Seed::new([5; 32]));
-        let read = TicketKey::from_bytes(&made.to_bytes());
+        let read = TicketKey::from_bytes(made.to_bytes().first_chunk().unwrap());
         assert_eq!((read.id, &*read.key), (made.id, &*made.key));
         assert_ne!(made.id, TicketKey::generate(Seed::new([6; 32])).id);
         assert_ne!(*made.key, [0; 32]);

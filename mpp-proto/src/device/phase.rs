@@ -1,5 +1,6 @@
 //! What a device is doing (SPEC.md, "Connection states").
 
+use alloc::boxed::Box;
 use core::time::Duration;
 
 use super::attempt::Attempt;
@@ -13,11 +14,11 @@ pub(super) enum Phase {
     /// Waiting for the next attempt.
     Waiting(Instant),
     /// Exchanging.
-    Attempting(Attempt),
+    Attempting(Box<Attempt>),
     /// Has keys. Confirmed or not, it is alive.
-    Connected { connection: Connection, successor: Successor },
+    Connected { connection: Box<Connection>, successor: Successor },
     /// Saying farewell.
-    Closing { connection: Connection, next: Instant, ends: Instant },
+    Closing { connection: Box<Connection>, next: Instant, ends: Instant },
     /// Closed for good.
     Closed,
 }
@@ -27,20 +28,20 @@ pub(super) enum Successor {
     /// Nothing is done about it before this time.
     Due(Instant),
     /// Exchanging.
-    Attempting(Attempt),
+    Attempting(Box<Attempt>),
     /// Has keys; the service has not been heard over it.
-    Confirming(Connection),
+    Confirming(Box<Connection>),
 }
 
 impl Phase {
     /// A connection whose keys are as new as can be.
-    pub(super) const fn connected(connection: Connection) -> Self {
+    pub(super) fn connected(connection: Box<Connection>) -> Self {
         let successor = Successor::Due(connection.refresh_at);
         Self::Connected { connection, successor }
     }
 
     /// The attempt that runs, alone or beside a connection.
-    pub(super) const fn attempt(&self) -> Option<&Attempt> {
+    pub(super) fn attempt(&self) -> Option<&Attempt> {
         match self {
             Self::Attempting(attempt) | Self::Connected { successor: Successor::Attempting(attempt), .. } => {
                 Some(attempt)
@@ -49,7 +50,7 @@ impl Phase {
         }
     }
 
-    pub(super) const fn attempt_mut(&mut self) -> Option<&mut Attempt> {
+    pub(super) fn attempt_mut(&mut self) -> Option<&mut Attempt> {
         match self {
             Self::Attempting(attempt) | Self::Connected { successor: Successor::Attempting(attempt), .. } => {
                 Some(attempt)
@@ -59,7 +60,7 @@ impl Phase {
     }
 
     /// The connection in use.
-    pub(super) const fn connection_mut(&mut self) -> Option<&mut Connection> {
+    pub(super) fn connection_mut(&mut self) -> Option<&mut Connection> {
         match self {
             Self::Connected { connection, .. } => Some(connection),
             _ => None,
@@ -67,7 +68,7 @@ impl Phase {
     }
 
     /// The connection that has keys and is to take the place of the one in use.
-    pub(super) const fn confirming(&self) -> Option<&Connection> {
+    pub(super) fn confirming(&self) -> Option<&Connection> {
         match self {
             Self::Connected { successor: Successor::Confirming(connection), .. } => Some(connection),
             _ => None,

@@ -9,6 +9,7 @@ use super::tickets::Renewed;
 use crate::crypto::{Secret, sha256};
 use crate::ids::{Epoch, Serial, StoreSet};
 use crate::time::UnixTime;
+use crate::wiped::SecretBytes;
 use crate::wire::MAX_TOKEN;
 
 /// How far an application has got in a channel.
@@ -59,7 +60,7 @@ impl Resume {
 
     /// Its bytes, with a checksum: 45 of them, at most 357 if there is a ticket in it. They are wiped when they are
     /// dropped.
-    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+    pub fn to_bytes(&self) -> SecretBytes {
         let room = self.renewed.as_ref().map_or(0, |renewed| TICKET_LEN + renewed.token.len());
         // All the room at once: what grows leaves its old content behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(LEN + room));
@@ -76,7 +77,7 @@ impl Resume {
         }
         let sum = sha256(&[&bytes]);
         bytes.extend_from_slice(&sum[..4]);
-        bytes
+        SecretBytes::new(bytes)
     }
 
     /// The reverse of [`Self::to_bytes`].
@@ -142,7 +143,7 @@ mod tests {
             };
             let resume = Resume { anchor, connect_serial, renewed };
             prop_assert_eq!(resume.to_bytes().len(), if ticket.is_some() { 45 + 56 + 16 } else { 45 });
-            let mut bytes = resume.to_bytes();
+            let mut bytes = resume.to_bytes().to_vec();
             prop_assert_eq!(Resume::from_bytes(&bytes), Ok(resume));
             for i in 0..bytes.len() {
                 prop_assert_eq!(Resume::from_bytes(&bytes[..i]), Err(ResumeError));

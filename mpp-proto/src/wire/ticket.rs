@@ -16,6 +16,7 @@ use super::{
 };
 use crate::ids::DeviceId;
 use crate::time::UnixTime;
+use crate::wiped::SecretText;
 
 /// What the text of a ticket begins with.
 const PREFIX: &str = "mpp1_";
@@ -169,12 +170,12 @@ impl Ticket {
     }
 
     /// The ticket as one line of text, wiped from memory when it is dropped.
-    pub fn to_text(&self) -> Zeroizing<String> {
+    pub fn to_text(&self) -> SecretText {
         let mut bytes = Zeroizing::new(Vec::with_capacity(self.emitted_len().saturating_add(CHECKSUM)));
         self.emit(&mut *bytes);
         let digest = Sha256::digest(&*bytes);
         bytes.put(digest.get(..CHECKSUM).unwrap_or_default());
-        base64::encode(PREFIX, &bytes)
+        SecretText::new(base64::encode(PREFIX, &bytes))
     }
 
     /// Reads version 1 from the bytes behind the version, without the checksum.

@@ -55,8 +55,11 @@ fn handed(pair: &mut Pair) -> Vec<(PostHandle, AccountId, Event)> {
         .collect()
 }
 
+/// The serial of a post, if it has one, or with which code it was refused and when to ask again.
+type Answered = Result<Option<Serial>, (Code, Option<Duration>)>;
+
 /// What became of the posts, in the order in which it was heard: the serial, or the code and when to try again.
-fn answers(pair: &mut Pair) -> Vec<Result<Option<Serial>, (Code, Option<Duration>)>> {
+fn answers(pair: &mut Pair) -> Vec<Answered> {
     let events = std::mem::take(&mut pair.events).into_iter();
     events
         .filter_map(|e| match e {
@@ -69,7 +72,7 @@ fn answers(pair: &mut Pair) -> Vec<Result<Option<Serial>, (Code, Option<Duration
         .collect()
 }
 
-const FORBIDDEN: [Result<Option<Serial>, (Code, Option<Duration>)>; 1] = [Err((Code::FORBIDDEN, None))];
+const FORBIDDEN: [Answered; 1] = [Err((Code::FORBIDDEN, None))];
 
 // SPEC: R-post-others
 #[test]
