@@ -27,12 +27,8 @@ impl Service {
             self.write(now, out, batch);
         }
         self.spread();
-        // Answers first: while any of them waits nothing else goes.
-        while batch.room().is_some()
-            && self.outbox.is_empty()
-            && self.ready.front().is_some()
-            && self.pace.is_free(now)
-        {
+        // Answers went first: if any of them waits for the pace, so does everything else.
+        while batch.room().is_some() && self.ready.front().is_some() && self.pace.is_free(now) {
             let Some(slot) = self.ready.pop_front(&mut self.table.hot) else { break };
             if self.transmit(now, slot, batch) {
                 self.ready.push_front(&mut self.table.hot, slot);
