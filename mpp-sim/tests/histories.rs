@@ -78,7 +78,17 @@ fn random_histories_are_allowed() {
             all;
         let all = [delivered, changed, superseded, expired, filtered, fleeting, covered, unknown, gaps];
         assert!(all.iter().all(|n| *n > 100), "{all:?}");
-        let rare = ["attack", "box", "device-clock", "move", "reboot", "restart", "rebind", "forget"];
+        let rare = [
+            "attack",
+            "box",
+            "device-clock",
+            "move",
+            "reboot",
+            "restart",
+            "rebind",
+            "forget",
+            "service-clock",
+        ];
         assert!(rare.iter().all(|name| counts.get(name) > Some(&50)), "{counts:?}");
     }
 }

@@ -383,7 +383,6 @@ fn a_service_whose_clock_stands_at_2099_for_a_minute_silences_no_device() {
 
 // F7. Events that wait while that happens, that are posted in that minute, and right after it: none has expired.
 #[test]
-#[ignore = "waits for events whose time to live ends by the monotonic clock: until then a ring empties when the clock is set"]
 fn a_service_whose_clock_stands_at_2099_for_a_minute_loses_no_event() {
     let (mut world, service) = world(12);
     let devices: Vec<_> = (0..2)

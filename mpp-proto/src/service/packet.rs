@@ -132,6 +132,11 @@ impl Service {
                 _ => return self.bad_request(now, slot),
             }
         }
+        // The acknowledgement may have shown that the path does not carry large packets any more, which ends the
+        // connection: what else the packet says is said to nobody.
+        if !self.table.hot[slot].is_live() {
+            return;
+        }
         // The one extension that counts in a duplicate too: whoever copies an answer must not take its place.
         if seen != Seen::TooOld {
             for extension in plaintext.extensions {

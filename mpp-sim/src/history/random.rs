@@ -46,9 +46,14 @@ fn step(rng: &mut Rng, devices: u64, boxes: u64, calm: bool, out: &mut Vec<Opera
         755..765 => attack(rng),
         765..772 => Operation::Move { device, to: rng.between(0, boxes), told: rng.below(2) },
         772..776 => Operation::Reboot { nat: rng.between(1, boxes.max(1)), address: rng.below(2) },
-        776..780 => {
+        776..778 => {
             let [ahead, behind] = [rng.below(2), rng.below(2)].map(|on| on * rng.below(3_000_000_000));
             Operation::DeviceClock { device, ahead, behind }
+        }
+        // Now and then by so much that tickets seem to have expired, or not to have been issued yet.
+        778..780 => {
+            let [ahead, behind] = [rng.below(2), rng.below(2)].map(|on| on * rng.below(2_000_000_000));
+            Operation::ServiceClock { ahead, behind }
         }
         780..800 => Operation::Wait { time: rng.between(0, 150_000) },
         800..820 => Operation::Wait { time: rng.between(0, if calm { 10 * 3_600_000 } else { 300_000 }) },

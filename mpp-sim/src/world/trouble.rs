@@ -47,6 +47,9 @@ impl World {
     pub fn set_service_clock(&mut self, service: ServiceHandle, clock: UnixTime) {
         let now = self.now;
         let node = &mut self.services[service.0 as usize];
+        if node.skew == Skew::of(now, clock) {
+            return;
+        }
         node.skew = Skew::of(now, clock);
         if let Some(machine) = &mut node.machine {
             machine.set_clock(now, clock);
