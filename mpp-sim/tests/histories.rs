@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::{env, fs};
 
+use mpp_proto::Instant;
 use mpp_sim::each_seed;
 use mpp_sim::history::{History, Operation, Played};
 use mpp_sim::model::{Sight, Tally, judge};
 
 /// More than 10,000 device-hours.
-const HISTORIES: u64 = 200;
+const HISTORIES: u64 = 230;
 
 /// Histories that failed once, and the one that `MPP_SIM_HISTORY` names, or only that one.
 #[test]
@@ -53,6 +54,20 @@ fn a_failing_history_shrinks_and_plays_again_from_its_text() {
     let again: History = text.parse().expect("what it printed");
     assert_eq!(again, failure.history);
     assert_eq!(again.try_with(&wrong).err().map(|f| f.message), Some(failure.message));
+}
+
+#[test]
+fn what_has_to_take_a_time_shrinks_to_that_time() {
+    let text = "seed 1\ndevice\nwait time=500\nhold\nwait time=500\nwait time=500\npost size=10\n";
+    let history: History = text.parse().expect("a history");
+    let late = |played: &Played| {
+        let Some(device) = played.devices.first() else { return };
+        let (channel, ..) = played.world.evidence(*device);
+        let since_start = |at: Instant| at.as_micros() - 1_000_000_000;
+        assert!(channel.posted.iter().all(|p| since_start(p.at) < 1_200_000), "posted late");
+    };
+    let failure = history.try_with(&late).err().expect("it fails");
+    assert_eq!(failure.history.to_string(), "seed 1\ndevice\nwait time=1200\npost\n");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use super::Input;
 use crate::crypto::sha256;
 use crate::device::Resume;
+use crate::ids::StoreId;
 use crate::stun::{BindingRequest, BindingResponse};
 use crate::wire::{
     Answer, Connect, ConnectResponse, Direction, Emit, Endpoint, ErrorBody, ExtensionList, Message,
@@ -152,6 +153,9 @@ pub fn ticket(data: &[u8]) {
         check(text);
         if let Ok(endpoint) = text.parse::<Endpoint>() {
             assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
+        }
+        if let Some(store) = StoreId::parse(text) {
+            assert_eq!(StoreId::parse(&store.to_string()), Some(store));
         }
     }
 }

@@ -211,6 +211,7 @@ fn texts(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let ticket = &world.ticket;
     seeds.push(("ticket", "content", of(ticket)));
     seeds.push(("ticket", "text", ticket.to_text().as_bytes().to_vec()));
+    seeds.push(("ticket", "store", b"inbound".to_vec()));
     seeds.push(("ticket", "endpoint_v4", b"192.0.2.1:15096".to_vec()));
     seeds.push(("ticket", "endpoint_v6", b"[2001:db8::1]:15096".to_vec()));
     seeds.push(("ticket", "endpoint_name", b"presence.example.com:15096".to_vec()));

@@ -38,6 +38,7 @@ impl Failure {
         loop {
             let before = found.runs;
             let smaller = found.drop_operations(check, begin)
+                | found.join_waits(check, begin)
                 | found.lower_together(check, begin)
                 | found.lower_numbers(check, begin);
             if !smaller || found.runs == before {
@@ -60,6 +61,22 @@ impl Failure {
                 end = start;
             }
             size /= 2;
+        }
+        smaller
+    }
+
+    /// What took several times to wait takes one as long.
+    fn join_waits(&mut self, check: &dyn Fn(&Played), begin: Instant) -> bool {
+        let mut smaller = false;
+        for i in (1..self.history.operations.len()).rev() {
+            let mut candidate = self.history.clone();
+            if let [.., Operation::Wait { time }, Operation::Wait { time: more }] =
+                &mut candidate.operations[..=i]
+            {
+                *time += *more;
+                candidate.operations.remove(i);
+                smaller |= self.try_it(candidate, check, begin);
+            }
         }
         smaller
     }

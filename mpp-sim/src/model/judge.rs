@@ -80,8 +80,9 @@ struct Judge<'a> {
     /// `taken` when the present connection began: what it can have told the service at most.
     resumed_from: u64,
     first_connected_at: Option<Instant>,
-    /// The first connection of all lives.
-    ever_connected_at: Option<Instant>,
+    /// The beginning of the first of all lives: from then on its service may take it for connected, whether or not it
+    /// has heard of that.
+    born_at: Option<Instant>,
     /// The first connection of a device that has seen nothing: whatever was before may be announced as lost.
     fresh: bool,
     /// It asked for other stores at some time: whatever was not covered may be announced as lost.
@@ -107,7 +108,7 @@ impl<'a> Judge<'a> {
             taken: 0,
             resumed_from: 0,
             first_connected_at: None,
-            ever_connected_at: None,
+            born_at: None,
             fresh: true,
             refiltered: false,
             started_at: Instant::ZERO,
@@ -129,7 +130,6 @@ impl<'a> Judge<'a> {
                 self.fresh &= self.first_connected_at.is_none() || self.taken == 0;
                 self.resumed_from = self.taken;
                 self.first_connected_at = self.first_connected_at.or(Some(at));
-                self.ever_connected_at = self.ever_connected_at.or(Some(at));
             }
             Sight::Taken(position) => self.taken = *position,
             Sight::Event { serial, position, store, expires, key, payload } => {
@@ -160,6 +160,7 @@ impl<'a> Judge<'a> {
     /// What the device forgot by this start, it has to be told again.
     fn start(&mut self, at: Instant, kept: Option<(&mpp_proto::Epoch, u64)>) {
         self.started_at = at;
+        self.born_at = self.born_at.or(Some(at));
         self.line = Line::default();
         self.passed.clear();
         self.first_connected_at = None;
@@ -255,7 +256,7 @@ impl<'a> Judge<'a> {
         if posted.fleeting {
             // Only the life's first connection counts: after a later one it may have waited in the device's queue.
             let too_late = |connected: Instant| {
-                let replaced = self.ever_connected_at.is_some_and(|c| c <= posted.at + CONNECTING);
+                let replaced = self.born_at.is_some_and(|born| born <= posted.at);
                 connected > posted.at + if replaced { FLEETING + CONNECTING } else { CONNECTING }
             };
             if self.first_connected_at.is_some_and(too_late) {
