@@ -131,6 +131,10 @@ impl Service {
                 Some(number) if number < sent => self.acknowledged(now, slot, number, ack.bitmap),
                 _ => return self.bad_request(now, slot),
             }
+            // What was acknowledged may have shown that the connection has to be made anew.
+            if !self.table.hot[slot].is_live() {
+                return;
+            }
         }
         // The one extension that counts in a duplicate too: whoever copies an answer must not take its place.
         if seen != Seen::TooOld {
