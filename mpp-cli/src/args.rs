@@ -65,6 +65,9 @@ On the first start a key file is made (service.keys, readable by you only): whoe
 Events are kept in memory: a restart loses them, and every device is told so.
 SIGINT or SIGTERM closes every connection with a word when to come back, then ends.")]
 pub(crate) struct ServeArgs {
+    /// Let devices post to other accounts' channels, if their tickets have the right post-others
+    #[arg(long)]
+    pub(crate) foreign_posts: bool,
     /// Address and UDP port; may be given several times [default: port 15096 of all addresses]
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     pub(crate) listen: Vec<SocketAddr>,

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use mpp_tokio::Service;
-use mpp_tokio::proto::ServiceConfig;
+use mpp_tokio::proto::{ForeignPosts, PostAnswer, ServiceConfig, ServiceEvent};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{DEFAULT_PORT, ServeArgs};
@@ -28,6 +28,9 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let mut stop = Stop::new()?;
     let mut config = ServiceConfig::new(keys.secret(), keys.ticket_keys());
     config.stun = !args.no_stun;
+    if args.foreign_posts {
+        config.foreign_posts = ForeignPosts::Host;
+    }
     let service = Service::bind(&addresses[..], config).map_err(|e| Failure::new(format_args!("{e}")))?;
     drop(keys);
     let control = Control::open(&state)?;
@@ -36,6 +39,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
 
     tokio::select! {
         () = control.serve(&service, started) => {}
+        () = pass_posts(&service), if args.foreign_posts => {}
         () = stop.wait() => {}
     }
     // Nothing is taken any more from here on: what is posted now would be lost without a word.
@@ -46,6 +50,19 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
         () = stop.wait() => {}
     }
     Ok(())
+}
+
+/// Publishes what devices post to other accounts, for ever. To accounts without a channel nothing can be posted, and
+/// who tries is not told so.
+async fn pass_posts(service: &Service) {
+    let mut events = service.events();
+    while let Some(event) = events.next().await {
+        if let ServiceEvent::Post { handle, .. } = event {
+            // What is refused, the poster hears.
+            let _ = service.answer_post(handle, PostAnswer::Publish);
+        }
+    }
+    std::future::pending().await
 }
 
 /// All addresses of every family this machine has.

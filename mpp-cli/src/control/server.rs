@@ -192,7 +192,7 @@ impl From<Urgency> for proto::Urgency {
 
 fn status(service: &Service, started: Instant) -> Answer {
     let stats = service.stats();
-    let core = &stats.core;
+    let (core, books) = (&stats.core, &stats.core.delivery);
     let counters = [
         ("connects", core.connects),
         ("refused", core.refused),
@@ -206,6 +206,22 @@ fn status(service: &Service, started: Instant) -> Answer {
         ("superseded", core.superseded),
         ("expired", core.expired),
         ("overflowed", core.overflowed),
+        ("crowded", core.crowded),
+        ("posts-expired", core.posts_expired),
+        // What became of each event for each device: the first is the sum of the others.
+        ("owed", books.owed),
+        ("- delivered", books.delivered),
+        ("- confirmed", books.confirmed),
+        ("- filtered", books.filtered),
+        ("- superseded", books.superseded),
+        ("- expired", books.expired),
+        ("- dropped", books.dropped),
+        ("- crowded", books.crowded),
+        ("- transient", books.transient),
+        ("- lost", books.lost),
+        ("- forgotten", books.forgotten),
+        ("- abandoned", books.abandoned),
+        ("- pending", books.outstanding()),
     ];
     let dropped = DropReason::ALL.iter().zip(core.dropped).filter(|(_, n)| *n > 0);
     Answer::Status(Status {

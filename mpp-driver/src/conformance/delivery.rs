@@ -7,10 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use mpp_proto::{CommandError, Event, EventError, NotificationKind, PublishError, Serial, StoreId, StoreSet};
+use mpp_proto::{
+    AccountHead, AccountId, Code, CommandError, Event, EventError, ForeignPosts, NotificationKind,
+    PostAnswer, PostError, PublishError, RequestError, Rights, Serial, ServiceEvent, StoreId, StoreSet,
+};
 
-use super::{ALICE, Kit, World, all, event, message, number, numbered, ticket};
-use crate::{Advice, CallError, Client};
+use super::{
+    ALICE, Kit, LOOPBACK, World, all, config, event, message, number, numbered, ticket, ticket_with,
+};
+use crate::{Advice, CallError, Client, Service};
 
 pub async fn small_and_large_notifications_arrive<K: Kit>(w: World<K>) {
     let (service, address) = w.service();
@@ -42,6 +47,65 @@ pub async fn a_device_posts_to_its_own_channel<K: Kit>(w: World<K>) {
     assert!(size > 2_000 && (1_000..1_200).contains(&limit), "{size} {limit}");
     assert_eq!(error.advice(), Advice::GiveUp);
     assert!(error.to_string().contains(&limit.to_string()));
+}
+
+pub async fn posts_to_other_accounts_are_the_hosts_to_decide<K: Kit>(w: World<K>) {
+    let mut config = config();
+    config.foreign_posts = ForeignPosts::Host;
+    config.shards = 4;
+    let service = Service::<K>::bind(LOOPBACK, config).unwrap();
+    let address = service.local_addrs()[0];
+    let poster = Client::<K>::connect(ticket_with(
+        "bob@example.com",
+        Rights::POST_OTHERS.union(Rights::RECEIVE),
+        address,
+    ));
+    w.within(20, "connecting", poster.connected()).await.unwrap();
+    // While nobody listens, nobody decides.
+    let nobody = w.within(10, "a refusal", poster.post_to(ALICE, &message("1"))).await.unwrap_err();
+    assert_eq!((nobody.advice(), code(&nobody)), (Advice::Retry, Some(Code::UNAVAILABLE)));
+    let mut events = service.events();
+    // Whatever shards the accounts live on; and of an account that there is not, nobody learns that.
+    let names: Vec<String> = (0..8).map(|n| format!("account {n}")).collect();
+    for (n, name) in names.iter().enumerate() {
+        let known = n % 2 == 0;
+        if known {
+            service.restore(AccountHead::new(AccountId::of(name))).unwrap();
+        }
+        let posted = message(name.clone());
+        let decide = async {
+            loop {
+                match events.next().await.expect("the service is closed") {
+                    ServiceEvent::Post { handle, to, .. } => {
+                        assert_eq!(to, AccountId::of(name));
+                        break service.answer_post(handle, PostAnswer::Publish);
+                    }
+                    _ => continue,
+                }
+            }
+        };
+        let (mut decided, mut answered) = (None, None);
+        let decide = async { decided = Some(decide.await) };
+        let post = async { answered = Some(poster.post_to(name, &posted).await) };
+        w.within(20, "a decision", all(vec![Box::pin(decide), Box::pin(post)])).await;
+        if known {
+            assert_eq!((decided, answered), (Some(Ok(Some(Serial(1)))), Some(Ok(()))));
+        } else {
+            assert_eq!(decided, Some(Err(PostError::Publish(PublishError::UnknownAccount))));
+            assert_eq!(code(&answered.unwrap().unwrap_err()), Some(Code::FORBIDDEN));
+        }
+    }
+    // To its own channel it has no right.
+    let own = w.within(10, "a refusal", poster.post(&message("own"))).await.unwrap_err();
+    assert_eq!(code(&own), Some(Code::FORBIDDEN));
+}
+
+/// The code with which the service refused.
+fn code(error: &CallError) -> Option<Code> {
+    match error {
+        CallError::Request(RequestError::Refused { code, .. }) => Some(*code),
+        _ => None,
+    }
 }
 
 pub async fn a_filter_replaces_the_one_before<K: Kit>(w: World<K>) {

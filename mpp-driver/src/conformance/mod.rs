@@ -71,6 +71,7 @@ macro_rules! conformance {
             names_are_looked_up_and_unknown_ones_tried_again
             small_and_large_notifications_arrive
             a_device_posts_to_its_own_channel
+            posts_to_other_accounts_are_the_hosts_to_decide
             a_filter_replaces_the_one_before
             what_was_missed_comes_with_the_next_client
             what_was_not_acknowledged_comes_again

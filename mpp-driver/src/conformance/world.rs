@@ -151,20 +151,33 @@ pub fn ticket_by(
     device: u32,
     endpoint: Endpoint,
 ) -> Ticket {
-    let spec = TicketSpec {
+    mint(key, &spec(account, expiry, device, endpoint))
+}
+
+/// With these rights instead of the usual ones.
+pub fn ticket_with(account: &str, rights: Rights, service: SocketAddr) -> Ticket {
+    let expiry = now() + Duration::from_secs(1800);
+    mint(&key(), &TicketSpec { rights, ..spec(account, expiry, 1, Endpoint::Address(service)) })
+}
+
+fn spec(account: &str, expiry: UnixTime, device: u32, endpoint: Endpoint) -> TicketSpec {
+    TicketSpec {
         endpoints: vec![endpoint],
         account: account.into(),
         device: device_id(device),
         rights: Rights::default(),
         issued: expiry - Duration::from_secs(3600),
         expiry,
-    };
+    }
+}
+
+fn mint(key: &TicketKey, spec: &TicketSpec) -> Ticket {
     // Two tickets must never share this; here they only have to differ by device and by call.
     static CALLS: AtomicU32 = AtomicU32::new(0);
     let mut fresh = [7; 32];
     fresh[..4].copy_from_slice(&CALLS.fetch_add(1, Relaxed).to_be_bytes());
-    fresh[4..8].copy_from_slice(&device.to_be_bytes());
-    key.mint(&spec, &fresh).unwrap()
+    fresh[4..8].copy_from_slice(&spec.device.0[..4]);
+    key.mint(spec, &fresh).unwrap()
 }
 
 pub fn device_id(device: u32) -> DeviceId {

@@ -131,6 +131,10 @@ impl Service {
                 Some(number) if number < sent => self.acknowledged(now, slot, number, ack.bitmap),
                 _ => return self.bad_request(now, slot),
             }
+            // What was acknowledged may have shown that the connection has to be made anew.
+            if !self.table.hot[slot].is_live() {
+                return;
+            }
         }
         // The acknowledgement may have shown that the path does not carry large packets any more, which ends the
         // connection: what else the packet says is said to nobody.

@@ -328,3 +328,64 @@ fn a_quiet_device_keeps_its_lease() {
     assert!((36..45).contains(&packets), "{packets}: an answer to each heartbeat, and no questions");
     assert_eq!(pair.device.stats().connects, 1);
 }
+
+#[test]
+fn a_notify_of_sixteen_packets_survives_one_that_is_lost_four_times() {
+    let mut pair = connected();
+    let large = vec!["x".repeat(16_384), "y".repeat(1_100)];
+    // Once, to see how long its last packet is.
+    let seen = pair.log.len();
+    publish_all(&mut pair, &large);
+    pair.run(Duration::from_secs(1));
+    assert!(taken(&mut pair) == large);
+    let sent = |pair: &Pair, from: usize| {
+        let packets = pair.log[from..].iter().filter(|(from, p)| from.is_none() && p.len() > 100);
+        packets.map(|(_, p)| p.len()).collect::<Vec<_>>()
+    };
+    let packets = sent(&pair, seen);
+    let last = *packets.last().unwrap();
+    assert_eq!((packets.len(), packets.iter().filter(|len| **len == last).count()), (16, 1));
+    assert!(last < 600, "{last}: small, so that it says nothing of the path");
+    let seen = pair.log.len();
+    pair.lose = (last, 4);
+    publish_all(&mut pair, &large);
+    pair.run(Duration::from_secs(30));
+    assert!(taken(&mut pair) == large);
+    let packets = sent(&pair, seen);
+    assert_eq!(packets.iter().filter(|len| **len == last).count(), 5);
+    assert_eq!(packets.len(), 20, "nothing else was sent again");
+    assert_eq!(pair.device.stats().connects, 1);
+}
+
+#[test]
+fn payloads_of_zeros_and_none_arrive_as_they_are() {
+    let mut pair = connected();
+    // A packet of the size of a reset, what begins like step 1, and the longest.
+    let sizes = [0, 1, 16, 40, 1_157, 16_384];
+    for size in sizes {
+        pair.publish(Event::with_payload(StoreId::INBOUND, vec![0; size].into()));
+        pair.run(Duration::from_secs(1));
+    }
+    let got = pair.take().into_iter().map(|n| match n.kind {
+        NotificationKind::Event { payload, .. } => payload,
+        other => panic!("{other:?}"),
+    });
+    assert!(got.eq(sizes.map(|size| vec![0; size])));
+}
+
+#[test]
+fn a_filter_widened_while_away_tells_of_what_it_did_not_cover() {
+    let mut pair = connected();
+    pair.device.subscribe(pair.now, set(&[StoreId::INBOUND])).unwrap();
+    pair.run(Duration::from_secs(1));
+    pair.device_filter(set(&[StoreId::INBOUND, StoreId::OUTBOUND]));
+    pair.publish(event(StoreId::OUTBOUND, "filtered while connected"));
+    pair.publish(inbound("heard"));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(taken(&mut pair), ["heard"]);
+    away(&mut pair, NOW, |pair| {
+        pair.publish(event(StoreId::OUTBOUND, "after"));
+        pair.publish(inbound("and this"));
+    });
+    assert_eq!(taken(&mut pair), [gap(&[StoreId::OUTBOUND]), "after".into(), "and this".into()]);
+}

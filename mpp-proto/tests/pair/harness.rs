@@ -24,6 +24,8 @@ pub(crate) struct Pair {
     pub(crate) loss: u64,
     /// Packets to the device that are longer than this are lost.
     pub(crate) deaf_above: usize,
+    /// So many packets to the device that are this long are lost.
+    pub(crate) lose: (usize, u32),
     /// The application takes no notifications.
     pub(crate) busy: bool,
     /// Every packet that was sent, also those that were lost: with where the device was, or `None` for the service's.
@@ -96,6 +98,7 @@ impl Pair {
             cut: false,
             loss: 0,
             deaf_above: usize::MAX,
+            lose: (0, 0),
             busy: false,
             log: Vec::new(),
             config,
@@ -288,7 +291,9 @@ impl Pair {
                     self.leaked.0 += 1;
                     self.leaked.1 += packet.len() as u64;
                 }
-                if to != self.address {
+                if packet.len() == self.lose.0 && self.lose.1 > 0 {
+                    self.lose.1 -= 1;
+                } else if to != self.address {
                     self.astray.push(packet);
                 } else if packet.len() <= self.deaf_above && !self.is_lost() {
                     self.wire.push_back((self.now + LATENCY, None, packet));
