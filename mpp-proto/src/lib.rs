@@ -26,6 +26,9 @@
 //!    only. After `handle_timeout(now)` it is never at or before `now`, unless the service answered [`Progress::More`]:
 //!    a loop that follows it does not spin.
 //!
+//! **To end**, call [`Device::close`] or [`Service::close`] and go on with the loop until `is_drained` says that the other
+//! side has been told.
+//!
 //! [`Device::poll_notification`] is different: the application calls it when it is ready for one. In automatic mode
 //! the call says that the one before has been dealt with, so a loop must not collect notifications in a queue of its
 //! own; with [`Acknowledgement::Manual`] it may.
@@ -39,6 +42,10 @@
 //! messages about packets sent earlier: ignore them too. **Any bytes are safe to feed**: what is not authentic is
 //! counted and dropped, and unless the [`Disposition`] is [`Disposition::Accepted`] the payload is unchanged, so that it
 //! can be handed on. `recognizes` tells the packets of a shared socket apart without any cryptography of weight.
+//!
+//! **Several processors**: a [`Service`] is one shard of [`ServiceConfig::shards`], and an account lives on exactly one of
+//! them. Give each its own loop; a [`Router`], or the [`Disposition`] of a packet that came to the wrong one, says where it
+//! belongs.
 //!
 //! The wire format is in `SPEC.md`.
 #![no_std]

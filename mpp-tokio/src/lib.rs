@@ -60,6 +60,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A service that is to use several processors has several shards ([`proto::ServiceConfig::shards`]) on a runtime with
+//! several threads. A client that is to wake its thread for nothing but its own packets and deadlines is run by the program
+//! itself: [`ClientBuilder::build`].
 
 use std::io;
 use std::net::UdpSocket;

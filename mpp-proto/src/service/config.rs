@@ -69,8 +69,8 @@ pub struct ServiceConfig {
     pub node: u16,
     /// How many shards this service has, 1 to 256: an account lives on one of them, by its id modulo their number.
     /// All get the same settings; each takes its part of what is limited in all (`capacity`, `accounts`,
-    /// `ring_bytes_total`, `defer`, and the rates but that of requests). Accounts do not spread quite evenly, so leave
-    /// some room. Default: 1.
+    /// `ring_bytes_total`, `pending_posts`, `defer`, and the rates but that of requests). Accounts do not spread quite
+    /// evenly, so leave some room. Default: 1.
     pub shards: u16,
     /// Connections at most, half-open ones included; five records of 64 bytes each, once used. Default: 1,048,576.
     pub capacity: u32,
@@ -176,6 +176,7 @@ impl ServiceConfig {
         one.capacity = part(one.capacity);
         one.accounts = part(one.accounts);
         one.ring_bytes_total = one.ring_bytes_total.div_ceil(shards as usize);
+        one.pending_posts = one.pending_posts.div_ceil(shards as usize);
         one.connects_per_second = part(one.connects_per_second);
         let strangers =
             [&mut one.hints_per_prefix, &mut one.hints, &mut one.stun_per_prefix, &mut one.stun_total];

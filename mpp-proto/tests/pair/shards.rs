@@ -274,3 +274,20 @@ fn limits_on_the_whole_are_divided() {
     let results: Vec<_> = opened.take(3).collect();
     assert_eq!(results, [Ok(()), Ok(()), Err(PublishError::Capacity { limit: 2 })]);
 }
+
+proptest::proptest! {
+    #[test]
+    fn every_packet_has_a_route(
+        mut packet in proptest::collection::vec(proptest::num::u8::ANY, 0..1500),
+        zeros in 0..64_usize,
+    ) {
+        // Threads that receive have a router each.
+        fn usable_anywhere<T: Clone + Send + Sync + 'static>(_: &T) {}
+        let router = Router::new(&config(0, SHARDS));
+        usable_anywhere(&router);
+        packet.iter_mut().take(zeros).for_each(|byte| *byte = 0);
+        if let Route::Shard(shard) = router.route(&packet) {
+            proptest::prop_assert!(u16::from(shard.0) < SHARDS);
+        }
+    }
+}
