@@ -45,7 +45,7 @@ impl Device {
         self.open_links();
     }
 
-    fn make_attempt(&mut self, now: Instant, beside: Option<SocketAddr>) -> Attempt {
+    fn make_attempt(&mut self, now: Instant, beside: Option<SocketAddr>) -> Box<Attempt> {
         let unix = self.calendar.unix(now).as_millis().min(MAX_SERIAL);
         self.connect_serial = unix.max(self.connect_serial.saturating_add(1));
         let Anchor { epoch, position, covered } = *self.inbox.received();
@@ -60,7 +60,7 @@ impl Device {
             forward_secrecy: self.config.forward_secrecy,
             beside: beside.is_some(),
         };
-        let mut attempt = Attempt::new(now, self.tickets.current(), proposal, &mut self.rng);
+        let mut attempt = Box::new(Attempt::new(now, self.tickets.current(), proposal, &mut self.rng));
         let endpoints = self.tickets.current().endpoints();
         let first = self.attempts % endpoints.len().max(1);
         if beside.is_none() {
@@ -184,7 +184,8 @@ impl Device {
             },
         };
         self.learn_clock(now, agreed.service_time, agreed.round_trip);
-        let mut new = Connection::new(now, agreed, path.link, path.remote, self.config.packet_limit);
+        let limit = self.config.packet_limit;
+        let mut new = Box::new(Connection::new(now, agreed, path.link, path.remote, limit));
         new.facts = Some(facts);
         let new = Box::new(new);
         match &mut self.phase {
