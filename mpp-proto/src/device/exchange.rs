@@ -29,7 +29,7 @@ const OTHER_TICKET: Duration = Duration::from_secs(1);
 impl Device {
     /// Begins an attempt: each round with the next endpoint first.
     pub(super) fn start_attempt(&mut self, now: Instant) {
-        let attempt = Box::new(self.make_attempt(now, None));
+        let attempt = self.make_attempt(now, None);
         self.phase = Phase::Attempting(attempt);
         self.set_state(ConnectionState::Connecting);
         self.open_links();
@@ -38,7 +38,7 @@ impl Device {
     /// Begins an attempt beside the connection, first to where that goes.
     pub(super) fn start_successor(&mut self, now: Instant) {
         let Phase::Connected { connection, .. } = &self.phase else { return };
-        let attempt = Box::new(self.make_attempt(now, Some(connection.remote)));
+        let attempt = self.make_attempt(now, Some(connection.remote));
         if let Phase::Connected { successor, .. } = &mut self.phase {
             *successor = Successor::Attempting(attempt);
         }
@@ -187,7 +187,6 @@ impl Device {
         let limit = self.config.packet_limit;
         let mut new = Box::new(Connection::new(now, agreed, path.link, path.remote, limit));
         new.facts = Some(facts);
-        let new = Box::new(new);
         match &mut self.phase {
             Phase::Connected { connection, successor } => {
                 connection.succeeded = true;
