@@ -232,6 +232,11 @@ mod tests {
             event_json(&ClientEvent::ObservedEndpoint(address)).unwrap().to_string(),
             r#"{"observed":"192.0.2.1:7","type":"observed"}"#
         );
+        let expiry = mpp_tokio::proto::UnixTime::from_millis(1000);
+        assert_eq!(
+            event_json(&ClientEvent::TicketRenewed { expiry }).unwrap().to_string(),
+            r#"{"expires_ms":1000,"type":"ticket-renewed"}"#
+        );
         assert_eq!(event_line(&ClientEvent::State(ConnectionState::Connected)), None);
     }
 

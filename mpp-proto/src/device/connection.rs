@@ -7,6 +7,8 @@ use core::net::SocketAddr;
 use core::ops::Range;
 use core::time::Duration;
 
+use zeroize::Zeroize;
+
 use super::Deadlines;
 use super::attempt::Agreed;
 use super::exchange::Facts;
@@ -501,6 +503,13 @@ impl Connection {
         }
         // The lease is over once more than its length has passed.
         next.act(self.heard + self.lease + Duration::from_micros(1), TimerKind::Heartbeat);
+    }
+}
+
+impl Drop for Connection {
+    // Whoever knows a reset token can end the connection. The keys wipe themselves.
+    fn drop(&mut self) {
+        self.service.iter_mut().for_each(|(_, token)| token.zeroize());
     }
 }
 

@@ -29,7 +29,7 @@ const OTHER_TICKET: Duration = Duration::from_secs(1);
 impl Device {
     /// Begins an attempt: each round with the next endpoint first.
     pub(super) fn start_attempt(&mut self, now: Instant) {
-        let attempt = Box::new(self.make_attempt(now, None));
+        let attempt = self.make_attempt(now, None);
         self.phase = Phase::Attempting(attempt);
         self.set_state(ConnectionState::Connecting);
         self.open_links();
@@ -38,14 +38,14 @@ impl Device {
     /// Begins an attempt beside the connection, first to where that goes.
     pub(super) fn start_successor(&mut self, now: Instant) {
         let Phase::Connected { connection, .. } = &self.phase else { return };
-        let attempt = Box::new(self.make_attempt(now, Some(connection.remote)));
+        let attempt = self.make_attempt(now, Some(connection.remote));
         if let Phase::Connected { successor, .. } = &mut self.phase {
             *successor = Successor::Attempting(attempt);
         }
         self.open_links();
     }
 
-    fn make_attempt(&mut self, now: Instant, beside: Option<SocketAddr>) -> Attempt {
+    fn make_attempt(&mut self, now: Instant, beside: Option<SocketAddr>) -> Box<Attempt> {
         let unix = self.calendar.unix(now).as_millis().min(MAX_SERIAL);
         self.connect_serial = unix.max(self.connect_serial.saturating_add(1));
         let Anchor { epoch, position, covered } = *self.inbox.received();
@@ -60,7 +60,7 @@ impl Device {
             forward_secrecy: self.config.forward_secrecy,
             beside: beside.is_some(),
         };
-        let mut attempt = Attempt::new(now, self.tickets.current(), proposal, &mut self.rng);
+        let mut attempt = Box::new(Attempt::new(now, self.tickets.current(), proposal, &mut self.rng));
         let endpoints = self.tickets.current().endpoints();
         let first = self.attempts % endpoints.len().max(1);
         if beside.is_none() {
@@ -184,9 +184,9 @@ impl Device {
             },
         };
         self.learn_clock(now, agreed.service_time, agreed.round_trip);
-        let mut new = Connection::new(now, agreed, path.link, path.remote, self.config.packet_limit);
+        let limit = self.config.packet_limit;
+        let mut new = Box::new(Connection::new(now, agreed, path.link, path.remote, limit));
         new.facts = Some(facts);
-        let new = Box::new(new);
         match &mut self.phase {
             Phase::Connected { connection, successor } => {
                 connection.succeeded = true;

@@ -118,18 +118,18 @@ impl Flight {
     }
 
     /// Whether packets `large` do not get through: none of them has arrived, and one was lost so often that it is no
-    /// chance, or nothing at all has arrived for as many timeouts.
+    /// chance.
     pub(crate) fn is_stuck(&self, large: u16) -> bool {
         let often = (0u8..).zip(&self.transmissions).any(|(i, sent)| {
             let under_way = u8::from(self.pending & bit(i) == 0);
             large & bit(i) != 0 && sent.saturating_sub(under_way) >= STUCK
         });
-        large != 0 && large & self.acknowledged == 0 && (often || self.timeouts >= STUCK)
+        often && large & self.acknowledged == 0
     }
 
-    /// Whether a packet other than `large` has arrived.
-    pub(crate) const fn has_arrived_beside(&self, large: u16) -> bool {
-        self.acknowledged & !large != 0
+    /// Timeouts in a row.
+    pub(crate) const fn timeouts(&self) -> u8 {
+        self.timeouts
     }
 
     /// Everything in flight went to the wrong place: it is to be sent again. That says nothing about congestion.

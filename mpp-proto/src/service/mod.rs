@@ -227,7 +227,8 @@ impl Service {
 
     /// Takes other ticket keys from now on: the first seals, all open. Tickets of a key that is not there any more are
     /// refused like any that the service cannot open; connections made with them live on until they end or are
-    /// [revoked](Self::revoke). An empty list lets nobody in.
+    /// [revoked](Self::revoke). An empty list lets nobody in. Devices with tickets of other keys than the first are given
+    /// new ones, so add a key to all nodes of a cluster before it becomes the first on one.
     pub fn set_ticket_keys(&mut self, keys: Vec<TicketKey>) {
         self.ticket_keys = keys;
     }

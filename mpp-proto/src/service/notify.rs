@@ -33,8 +33,8 @@ pub(super) struct Sending {
     ends: Instant,
     /// The clock by which it says when events expire: the same for every packet of it, though the clock may be set.
     made: Made,
-    /// The number of the first Status that asked whether small packets get through.
-    pub(super) probe: Option<u64>,
+    /// What was asked to see whether small packets get through, and how many such questions were answered before.
+    pub(super) asked: Option<([u8; 8], u8)>,
 }
 
 /// When a Notify was made, and by which clock.
@@ -166,7 +166,7 @@ impl Service {
             version,
             ends: ends.unwrap_or(Instant::from_micros(u64::MAX)),
             made,
-            probe: None,
+            asked: None,
         };
         let Some(at) = self.sendings.insert(sending) else { return false };
         self.table.hot[slot].sending = at;
@@ -242,9 +242,6 @@ impl Service {
 
     /// The device has kept these packets of its datagram `number`.
     pub(super) fn acknowledged(&mut self, now: Instant, slot: u32, number: u64, bitmap: u16) {
-        if self.probe_arrived(now, slot, number) {
-            return;
-        }
         let hot = &mut self.table.hot[slot];
         let Some(sending) = self.sendings.get_mut(hot.sending).filter(|s| s.flight.number() == number) else {
             return;
@@ -288,7 +285,12 @@ impl Service {
             }
             Outcome::Exhausted => self.replace(slot),
             // What has been published meanwhile goes along, unless part of this one has arrived already.
-            Outcome::Progress if newest > sending.plan.upto && !sending.flight.has_arrived_in_part() => {
+            // After that it stays as it is: only what was sent several times shows that the path has become too narrow.
+            Outcome::Progress
+                if newest > sending.plan.upto
+                    && !sending.flight.has_arrived_in_part()
+                    && sending.flight.timeouts() < 2 =>
+            {
                 self.replace(slot);
             }
             Outcome::Progress | Outcome::Nothing | Outcome::Complete => {
@@ -296,7 +298,7 @@ impl Service {
             }
         }
         if outcome == Outcome::Progress {
-            self.check_width(now, slot);
+            self.check_width(slot);
         }
     }
 

@@ -146,10 +146,12 @@ impl Service {
             for extension in plaintext.extensions {
                 if let PacketExtension::PathResponse(response) = extension {
                     self.path_response(now, slot, from.path, response);
+                    self.small_arrived(now, slot, response);
                 }
             }
         }
-        if seen != Seen::New {
+        // A path that has become too narrow ends the connection.
+        if seen != Seen::New || !self.table.hot[slot].is_live() {
             return;
         }
         if newest && !self.table.is_path(slot, &from.path) && !is_probe(plaintext.fragment) {

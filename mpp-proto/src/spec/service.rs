@@ -345,12 +345,9 @@ fn no_nonce_is_used_twice() {
         publish(&mut world, payload(usize::from(round) * 41).urgency(urgency).key(key));
         let wait = if round % 20 == 19 { 9_000 } else { u64::from(round) * 9 };
         sent.extend(device.wait(&mut world, ms(wait)));
-        // What arrives, and whether its acknowledgement does, follows no pattern; but of several packets one large does,
-        // or the path would count as too narrow.
-        let notifies = |p: &&Opened| p.header.wanted && (p.header.count > 1 || p.ty() == NOTIFY);
-        if let Some(last) = sent.iter().rev().find(notifies).map(|p| p.header) {
-            let bitmap = round.wrapping_mul(0x9e37) | u16::from(last.count > 1);
-            sent.extend(device.ack(&mut world, last.number, bitmap));
+        // What arrives, and whether its acknowledgement does, follows no pattern.
+        if let Some(last) = sent.iter().rev().find(|p| p.header.wanted).map(|p| p.header.number) {
+            sent.extend(device.ack(&mut world, last, round.wrapping_mul(0x9e37)));
         }
         if round % 10 == 9 {
             sent.extend(device.beat(&mut world, Serial::ZERO));
