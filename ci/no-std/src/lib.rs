@@ -22,7 +22,12 @@ use mpp_proto::{
 
 #[panic_handler]
 fn panic(_: &PanicInfo<'_>) -> ! {
-    loop {}
+    // SAFETY: the C library's; it ends the program, which is a failure to whoever ran it.
+    unsafe { abort() }
+}
+
+unsafe extern "C" {
+    fn abort() -> !;
 }
 
 const HEAP: usize = 16 << 20;
@@ -76,8 +81,10 @@ fn run() -> Option<u32> {
         expiry: unix + Duration::from_secs(86_400),
     };
     let ticket = key.mint(&spec, &[3; 32]).ok()?;
-    let config = Arc::new(ServiceConfig::new(ServiceSecret::new([9; 32]), vec![key]));
-    let mut service = Service::new(config, ShardId(0), Seed::new([1; 32]), now, unix);
+    let mut config = ServiceConfig::new(ServiceSecret::new([9; 32]), vec![key]);
+    // Its tables are made at the start, for as many as there may be.
+    config.capacity = 64;
+    let mut service = Service::new(Arc::new(config), ShardId(0), Seed::new([1; 32]), now, unix);
     let config = Arc::new(DeviceConfig::default());
     let mut device = Device::new(config, ticket, None, Seed::new([2; 32]), now, unix);
 
