@@ -76,8 +76,10 @@ fn run() -> Option<u32> {
         expiry: unix + Duration::from_secs(86_400),
     };
     let ticket = key.mint(&spec, &[3; 32]).ok()?;
-    let config = Arc::new(ServiceConfig::new(ServiceSecret::new([9; 32]), vec![key]));
-    let mut service = Service::new(config, ShardId(0), Seed::new([1; 32]), now, unix);
+    let mut config = ServiceConfig::new(ServiceSecret::new([9; 32]), vec![key]);
+    // Tables of rates are made for all of it at the start: 32 MiB for the million of the default.
+    config.capacity = 16;
+    let mut service = Service::new(Arc::new(config), ShardId(0), Seed::new([1; 32]), now, unix);
     let config = Arc::new(DeviceConfig::default());
     let mut device = Device::new(config, ticket, None, Seed::new([2; 32]), now, unix);
 
