@@ -329,6 +329,14 @@ impl Connection {
         self.ack.due = Instant::earliest(self.ack.due, Some(due));
     }
 
+    /// A packet that wants an acknowledgement was not kept. What is sent next names its datagram all the same, with what
+    /// has been kept of it, if anything: the service sees that the path carries it.
+    pub(super) fn turn_away(&mut self, header: &Header) {
+        if header.wanted {
+            self.ack.datagram = Some(header.number);
+        }
+    }
+
     /// Whether an acknowledgement has to go out now.
     pub(super) fn ack_is_due(&self, now: Instant) -> bool {
         self.ack.due.is_some_and(|due| due <= now)

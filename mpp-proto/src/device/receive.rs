@@ -186,6 +186,7 @@ impl Device {
         let last = header.count == 1 || connection.would_complete(header);
         if header.wanted && last && !self.inbox.has_room() {
             self.stats.refused += 1;
+            connection.turn_away(header);
             return;
         }
         if header.count == 1 {
@@ -198,7 +199,10 @@ impl Device {
         }
         match connection.keep_fragment(now, header, fragment) {
             Fragment::Inconsistent => self.protocol_error(now),
-            Fragment::Partial if connection.judge(header) == Seen::New => self.stats.refused += 1,
+            Fragment::Partial if connection.judge(header) == Seen::New => {
+                self.stats.refused += 1;
+                connection.turn_away(header);
+            }
             Fragment::Partial => connection.want_ack(now, header, false),
             Fragment::Complete(message) => {
                 connection.want_ack(now, header, false);

@@ -246,6 +246,10 @@ impl Service {
         let Some(sending) = self.sendings.get_mut(hot.sending).filter(|s| s.flight.number() == number) else {
             return;
         };
+        // It has come and was not kept: the application has no room for it, and the path is wide enough.
+        if bitmap == 0 {
+            sending.asked = None;
+        }
         match sending.flight.on_acknowledgement(now, bitmap, &mut hot.rtt, &mut hot.window) {
             Outcome::Complete => {
                 let upto = sending.plan.upto;

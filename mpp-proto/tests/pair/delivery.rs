@@ -223,6 +223,28 @@ fn a_busy_application_slows_the_service_down_and_loses_nothing() {
     assert_eq!(pair.device.stats().connects, 1);
 }
 
+/// Its large packets are not acknowledged and small ones are answered, as behind a narrow path.
+// SPEC: R-turned-away
+#[test]
+fn a_busy_application_does_not_look_like_a_narrow_path() {
+    let mut config = DeviceConfig::default();
+    config.queue_events = 4;
+    let mut pair = Pair::with_device(config);
+    pair.run(Duration::from_secs(1));
+    pair.busy = true;
+    let texts: Vec<_> = (0..8).map(|i| i.to_string().repeat(900)).collect();
+    for text in &texts {
+        pair.publish(inbound(text));
+        pair.run(Duration::from_millis(100));
+    }
+    pair.run(Duration::from_secs(300));
+    assert!(pair.device.stats().refused > 0, "its queue has a limit");
+    pair.busy = false;
+    pair.run(Duration::from_secs(60));
+    assert!(taken(&mut pair) == texts);
+    assert_eq!((pair.service.stats().shrunk, pair.device.stats().connects), (0, 1));
+}
+
 #[test]
 fn a_device_that_was_silent_is_told_once_it_is_heard() {
     // Longer than the service goes on by itself.

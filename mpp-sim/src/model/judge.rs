@@ -79,6 +79,8 @@ struct Judge<'a> {
     taken: u64,
     /// `taken` when the present connection began: what it can have told the service at most.
     resumed_from: u64,
+    /// And when the one before it began: what is given now may have come over that one, and waited.
+    resumed_before: u64,
     first_connected_at: Option<Instant>,
     /// The beginning of the first of all lives: from then on its service may take it for connected, whether or not it
     /// has heard of that.
@@ -107,6 +109,7 @@ impl<'a> Judge<'a> {
             passed: BTreeMap::new(),
             taken: 0,
             resumed_from: 0,
+            resumed_before: 0,
             first_connected_at: None,
             born_at: None,
             fresh: true,
@@ -128,6 +131,7 @@ impl<'a> Judge<'a> {
                     self.confirm(at);
                 }
                 self.fresh &= self.first_connected_at.is_none() || self.taken == 0;
+                self.resumed_before = self.resumed_from;
                 self.resumed_from = self.taken;
                 self.first_connected_at = self.first_connected_at.or(Some(at));
             }
@@ -169,6 +173,7 @@ impl<'a> Judge<'a> {
         self.fresh = kept.is_none_or(|(_, position)| position == 0);
         self.taken = kept.map_or(0, |(_, position)| position);
         self.resumed_from = self.taken;
+        self.resumed_before = self.taken;
         let Some((epoch, position)) = kept else {
             self.given.clear();
             self.gaps.clear();
@@ -320,7 +325,7 @@ impl<'a> Judge<'a> {
             return true;
         }
         let now = self.channel.generation_at(at);
-        let waiting = self.posted_by(at).filter(|p| p.generation == now && p.serial > self.resumed_from);
+        let waiting = self.posted_by(at).filter(|p| p.generation == now && p.serial > self.resumed_before);
         let (events, bytes) = waiting
             .filter_map(|p| p.payload.as_ref())
             .fold((0, 0), |(events, bytes), payload| (events + 1, bytes + payload.len()));
