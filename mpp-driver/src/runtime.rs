@@ -19,7 +19,9 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     /// Runs `task` in the background until it ends or the runtime does.
     fn spawn(&self, task: Task);
 
-    /// A timer that fires at `at`.
+    /// A timer that fires at `at`, and wakes its task then and not before: a client that idles is to sleep in between. On
+    /// Linux `timerfd::timer` makes one of any reactor that can watch a descriptor; it also goes on while the machine
+    /// sleeps.
     fn timer(&self, at: Instant) -> Pin<Box<dyn Timer>>;
 
     /// Registers a socket, which is in non-blocking mode already.
