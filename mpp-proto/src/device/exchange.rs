@@ -18,11 +18,8 @@ use crate::channel::NotificationKind;
 use crate::ids::{Epoch, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, DropReason, Path};
 use crate::time::Instant;
-use crate::wire::{Code, Endpoint, MIN_PACKET};
+use crate::wire::{Code, Endpoint, MAX_CONNECT_SERIAL, MIN_PACKET};
 
-/// Connect serials stay below this. Services compare 48 bits: one that names a serial near their end, by mistake or on
-/// purpose, must not leave the device without a larger one.
-const MAX_SERIAL: u64 = 1 << 47;
 /// A ticket was refused and there is another: that one is tried within this time.
 const OTHER_TICKET: Duration = Duration::from_secs(1);
 
@@ -46,8 +43,10 @@ impl Device {
     }
 
     fn make_attempt(&mut self, now: Instant, beside: Option<SocketAddr>) -> Box<Attempt> {
-        let unix = self.calendar.unix(now).as_millis().min(MAX_SERIAL);
-        self.connect_serial = unix.max(self.connect_serial.saturating_add(1));
+        // Whatever a clock, a service or an older version of this program said: a service takes none above the highest,
+        // and that one always.
+        let unix = self.calendar.unix(now).as_millis();
+        self.connect_serial = unix.max(self.connect_serial.saturating_add(1)).min(MAX_CONNECT_SERIAL);
         let Anchor { epoch, position, covered } = *self.inbox.received();
         let proposal = Proposal {
             connect_serial: self.connect_serial,
@@ -129,7 +128,7 @@ impl Device {
         match code {
             // The clock went back, or another device has this name: go on from the serial that the service knows.
             Code::CONFLICT => {
-                let known = serial.filter(|serial| *serial < MAX_SERIAL).unwrap_or(0);
+                let known = serial.filter(|serial| *serial <= MAX_CONNECT_SERIAL).unwrap_or(0);
                 self.connect_serial = self.connect_serial.max(known);
                 let wait = self.rng.duration(Duration::ZERO, Duration::from_secs(1 << self.failures.min(6)));
                 self.failures = self.failures.saturating_add(1);

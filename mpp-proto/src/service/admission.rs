@@ -175,8 +175,12 @@ struct Known {
 
 impl Known {
     fn new(tag: u32, now: Instant) -> Self {
-        let none = tick_floor(now).wrapping_sub(millis(PLACE_KEPT) + 1);
-        Self { tag, exchanges: Small::new(now), conflicts: Small::new(now), place: none }
+        Self { tag, exchanges: Small::new(now), conflicts: Small::new(now), place: Self::no_place(now) }
+    }
+
+    /// One that has just passed.
+    fn no_place(now: Instant) -> u32 {
+        tick_floor(now).wrapping_sub(millis(PLACE_KEPT) + 1)
     }
 
     fn place(&self, now: Instant) -> Place {
@@ -251,6 +255,10 @@ impl Devices {
         });
         let packed = &mut set[way];
         let mut known = if packed[0] == tag { Known::from(*packed) } else { Known::new(tag, now) };
+        // One long past must not look like one ahead when the ticks come round, after 49 days.
+        if known.place(now) == Place::None {
+            known.place = Known::no_place(now);
+        }
         let result = look(&mut known);
         *packed = known.into();
         result
@@ -273,6 +281,20 @@ const fn millis(duration: Duration) -> u32 {
 mod tests {
     use super::*;
     use crate::random::Seed;
+
+    /// For two months.
+    #[test]
+    fn a_device_that_is_heard_now_and_then_never_gets_a_place_by_mistake() {
+        let mut rng = Rng::new(Seed::new([7; 32]));
+        let hasher = Seeded::new(&mut rng);
+        let mut devices = Devices::new(1, hasher);
+        let mut now = Instant::from_micros(1_000_000);
+        for _ in 0..60 * 24 * 12 {
+            let place = devices.with(now, &AccountId([1; 16]), &DeviceId([1; 16]), |known| known.place(now));
+            assert_eq!(place, Place::None, "{now:?}");
+            now = now + Duration::from_secs(300);
+        }
+    }
 
     /// As many devices as there may be connections come back at once, each is told when, and comes then.
     #[test]

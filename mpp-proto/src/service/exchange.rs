@@ -20,9 +20,9 @@ use crate::ids::{AccountId, DeviceId, Epoch, Rights, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, DropReason, Path};
 use crate::time::{Instant, UnixTime};
 use crate::wire::{
-    AEAD_TAG, AnswerKind, Code, Connect, ConnectResponse, Emit, ErrorBody, MIN_PACKET, Purpose, RESET_TOKEN,
-    SERVICE_IDENTIFIER, SliceSink, Step1, Step1Error, TokenPlain, device_identifiers, emit_answer,
-    read_sealed, write_sealed,
+    AEAD_TAG, AnswerKind, Code, Connect, ConnectResponse, Emit, ErrorBody, MAX_CONNECT_SERIAL, MIN_PACKET,
+    Purpose, RESET_TOKEN, SERVICE_IDENTIFIER, SliceSink, Step1, Step1Error, TokenPlain, device_identifiers,
+    emit_answer, read_sealed, write_sealed,
 };
 
 /// How long a half-open connection waits for its first data packet.
@@ -199,7 +199,8 @@ impl Service {
         }
         if let Some(older) = known.and_then(|account| self.connection_of(account, &holder.device)) {
             let confirmed = self.table.owner[older].connect_serial.get();
-            if wish.connect_serial <= confirmed {
+            // There is none above the highest, so whoever has it would keep out everybody else who has the ticket.
+            if wish.connect_serial <= confirmed && wish.connect_serial < MAX_CONNECT_SERIAL {
                 if self.admission.may_hear_serial(now, &holder.account, &holder.device) {
                     self.refuse(opening, &holder.secret, Refusal::Serial { confirmed });
                 } else {
@@ -517,7 +518,7 @@ impl From<Connect<'_>> for Wish {
             *to = from;
         }
         Self {
-            connect_serial: connect.connect_serial.min(U48::MAX),
+            connect_serial: connect.connect_serial,
             identifiers,
             epoch: connect.epoch,
             position: connect.position,

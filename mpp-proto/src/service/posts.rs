@@ -374,6 +374,9 @@ impl Service {
                 return self.schedule_posts(ends, now);
             }
             self.stats.posts_expired += 1;
+            // A host that does not ask for events must not make the list of what it has not been told of grow. Both are
+            // in the order of handles.
+            self.posts.fresh.pop_front_if(|fresh| *fresh == handle);
             self.settle_post(now, handle, Decision::Refused(Refusal::Undecided { retry_after: RETRY }));
         }
         self.posts.fresh.clear();
@@ -385,4 +388,50 @@ impl Service {
 enum Decision {
     Posted(Option<Serial>),
     Refused(Refusal),
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::sync::Arc;
+    use std::vec;
+
+    use super::super::ServiceConfig;
+    use super::*;
+    use crate::crypto::{ServiceSecret, TicketKey};
+    use crate::ids::StoreId;
+    use crate::random::Seed;
+    use crate::time::UnixTime;
+
+    #[test]
+    fn a_host_that_never_asks_for_events_costs_bounded_memory() {
+        let keys = vec![TicketKey::new(*b"key1", [7; 32])];
+        let config = Arc::new(ServiceConfig::new(ServiceSecret::new([9; 32]), keys));
+        let mut now = Instant::from_micros(1_000_000);
+        let mut service = Service::new(config, ShardId(0), Seed::new([1; 32]), now, UnixTime::EPOCH);
+        let slot = service.table.acquire().unwrap();
+        for n in 1..200 {
+            let pending = Pending {
+                slot,
+                generation: 0,
+                request: RequestId(1),
+                from: AccountId([1; 16]),
+                device: DeviceId([1; 16]),
+                to: AccountId([2; 16]),
+                post_id: [n; 16],
+                event: Event::changed(StoreId::INBOUND),
+                ends: now + DECISION,
+            };
+            if n == 1 {
+                service.schedule_posts(pending.ends, now);
+            }
+            service.posts.pending.insert(n.into(), pending);
+            service.posts.fresh.push_back(n.into());
+            now = now + Duration::from_secs(10);
+            let _ = service.handle_timeout(now, core::num::NonZeroUsize::MAX);
+            // There is always one that waits.
+            assert!((1..=2).contains(&service.posts.len()));
+            assert_eq!(service.posts.fresh.len(), service.posts.len());
+        }
+        assert!(service.stats.posts_expired > 190);
+    }
 }

@@ -194,8 +194,6 @@ pub(super) struct Owner {
 pub(super) struct U48([u8; 6]);
 
 impl U48 {
-    pub(super) const MAX: u64 = (1 << 48) - 1;
-
     /// The lower 48 bits.
     pub(super) const fn new(value: u64) -> Self {
         let [_, _, a, b, c, d, e, f] = value.to_be_bytes();

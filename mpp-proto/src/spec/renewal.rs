@@ -368,20 +368,39 @@ fn a_subscription_in_the_middle_waits_for_the_new_connection() {
     }
 }
 
-/// A serial so high that no service would take a higher one.
+/// A serial so high that no service would take it is not adopted, nor ever sent.
 // SPEC: R-serial-bound
 #[test]
-fn a_serial_near_the_end_is_not_adopted() {
-    for (named, adopted) in [((1 << 47) - 1, true), (1 << 47, false), ((1 << 48) - 1, false)] {
+fn a_serial_beyond_the_highest_is_not_adopted() {
+    for (named, next) in [(HIGHEST - 1, Some(HIGHEST)), (HIGHEST, Some(HIGHEST)), (HIGHEST + 1, None)] {
         let mut host = Host::new();
         let step1 = host.take().remove(0);
         let _ = host.refuse_with(&step1, Code::CONFLICT, Some(named));
-        let next = host.next_step1();
-        let serial = host.connect_serial(&next);
-        assert_eq!(serial > named, adopted, "{serial} after {named}");
-        assert!(serial < 1 << 48);
+        let step1 = host.next_step1();
+        let serial = host.connect_serial(&step1);
+        assert!(serial < 1 << 47);
+        assert_eq!(Some(serial).filter(|serial| *serial > HIGHEST / 2), next, "after {named}");
     }
 }
+
+/// Neither a clock in the far future nor what was kept of it, by a version that knew no bound, locks a device out.
+// SPEC: R-serial-bound
+#[test]
+fn a_clock_beyond_the_highest_serial_counts_as_that() {
+    let mut host = Host::new();
+    host.device.set_clock(host.now, crate::UnixTime::from_millis(1 << 60));
+    let step1 = host.take().remove(0);
+    let _ = host.refuse(&step1, Code::UNAVAILABLE);
+    for _ in 0..2 {
+        let step1 = host.next_step1();
+        assert_eq!(host.connect_serial(&step1), HIGHEST);
+        let _ = host.refuse(&step1, Code::UNAVAILABLE);
+        host.device.set_clock(host.now, crate::UnixTime::from_millis(1));
+    }
+}
+
+/// The highest connect serial that a service takes.
+const HIGHEST: u64 = (1 << 47) - 1;
 
 // SPEC: R-nonce-unique
 #[test]

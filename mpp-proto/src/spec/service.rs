@@ -161,6 +161,30 @@ fn a_confirmed_connection_replaces_the_older_one_and_only_that() {
     }
 }
 
+/// Whoever came first with the highest serial keeps nobody out who has the same ticket.
+// SPEC: R-serial-highest
+#[test]
+fn the_highest_serial_wins_whenever_it_comes_and_none_is_above_it() {
+    const HIGHEST: u64 = (1 << 47) - 1;
+    let mut world = World::new();
+    for serial in [HIGHEST + 1, (1 << 48) - 1, 1 << 60] {
+        let beyond = Opening::new(&ticket(Rights::default()), &Wish::new(serial), None);
+        let _ = world.put(from(4000), &beyond.packet);
+        assert_eq!(beyond.error(&world.take()[0].1), (Code::BAD_REQUEST, None));
+        world.run(secs(5));
+    }
+    let thief = Stranger::connected(&mut world, &Wish::new(HIGHEST));
+    let owner = Opening::new(&ticket(Rights::default()), &Wish::new(7), None);
+    let _ = world.put(from(4000), &owner.packet);
+    assert_eq!(owner.error(&world.take()[0].1), (Code::CONFLICT, Some(HIGHEST)));
+    let mut owner = Stranger::half_open(&mut world, &Wish::new(HIGHEST));
+    let header = owner.header();
+    let packet = seal(&owner.keys, &owner.identifiers[0].0, &header, &[], &[]);
+    let _ = world.put(owner.from, &packet);
+    assert_eq!(closed(&thief.take(&mut world)), Some(Code::CONFLICT));
+    assert_eq!(types(&owner.beat(&mut world, Serial::ZERO)), [STATUS]);
+}
+
 // SPEC: R-bad-request, R-header-valid, R-plaintext, R-ack-unsent
 #[test]
 fn what_is_authentic_and_malformed_ends_the_connection() {

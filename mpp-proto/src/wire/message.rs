@@ -10,7 +10,10 @@ use super::fields::{FieldWriter, Fields, as_millis, given, tag};
 use super::{
     Code, DEVICE_IDENTIFIER, Emit, Events, ExtensionList, Malformed, Notify, Parsed, RESET_TOKEN, Reader,
 };
-use super::{MIN_PACKET, SERVICE_IDENTIFIER, Sink, Status, StoreStatuses, TicketRequest, TicketResponse};
+use super::{
+    MAX_CONNECT_SERIAL, MIN_PACKET, SERVICE_IDENTIFIER, Sink, Status, StoreStatuses, TicketRequest,
+    TicketResponse,
+};
 use crate::ids::{Epoch, RequestId, Serial, StoreId, StoreSet};
 use crate::time::UnixTime;
 
@@ -319,7 +322,7 @@ impl<'a> Connect<'a> {
 
     fn from_fields(f: &Fields<'a>) -> Parsed<Self> {
         Ok(Self {
-            connect_serial: given(f.connect_serial)?,
+            connect_serial: given(f.connect_serial.filter(|serial| *serial <= MAX_CONNECT_SERIAL))?,
             identifiers: f.given_identifiers(DEVICE_IDENTIFIER)?,
             epoch: f.epoch,
             position: f.position.unwrap_or_default(),

@@ -102,6 +102,8 @@ pub const MAX_PAYLOAD: usize = 16_384;
 pub const MAX_KEY: usize = 32;
 /// The longest account name, in bytes of UTF-8; the shortest is 1.
 pub(crate) const MAX_ACCOUNT: usize = 128;
+/// The highest connect serial. At this one the later exchange wins, for there is none above it.
+pub(crate) const MAX_CONNECT_SERIAL: u64 = (1 << 47) - 1;
 /// The longest explanation in a Failure, an Error or a Close, in bytes of UTF-8.
 pub(crate) const MAX_DETAIL: usize = 128;
 /// The longest token, in bytes; the shortest is 1.

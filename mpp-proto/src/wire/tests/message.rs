@@ -64,7 +64,7 @@ fn borrowed(told: Serial, events: &[OwnedEvent]) -> Vec<EventRef<'_>> {
 proptest! {
     #[test]
     fn connect(
-        connect_serial in varint(), identifiers in identifiers(8), epoch in epoch(), position in serial(),
+        connect_serial in 0..=MAX_CONNECT_SERIAL, identifiers in identifiers(8), epoch in epoch(), position in serial(),
         filter in stores(), covered in stores(), packet_size in packet_size(),
         interval in prop_oneof![Just(Duration::from_secs(25)), millis()],
     ) {
