@@ -77,16 +77,19 @@ impl Driver {
         more
     }
 
-    /// Takes in what arrived at other shards; returns whether there may be more.
+    /// Takes in what arrived at other shards; returns whether there was anything.
     fn read_letters(&mut self) -> bool {
         let Self { shared, id, dispositions, letters, .. } = self;
+        let mut more = false;
         for _ in 0..BATCHES {
-            let Some(mut letter) = shared.shard(*id).with(|s, _| s.mail.take()) else { return false };
+            let Some(mut letter) = shared.shard(*id).with(|s, _| s.mail.take()) else { break };
+            // What they lead to, the next round tells those who listen.
+            more = true;
             take_in(shared, *id, letter.packets(), dispositions, letters);
             // All shards have the same settings, so nothing is ever handed over twice.
             letters.clear();
         }
-        true
+        more
     }
 
     /// Timeouts; returns whether some are left.
@@ -167,7 +170,8 @@ fn send_letters(shared: &Shared, letters: &mut Vec<Letter>) {
         let packets = letter.len();
         let taken = shared.shard(ShardId(n as u8)).with(|s, wakes| {
             wakes.driver();
-            s.mail.put(letter)
+            // One that has ended reads nothing any more.
+            !s.ended && s.mail.put(letter)
         });
         let counters = &shared.counters;
         count(if taken { &counters.handed_over } else { &counters.hand_over_drops }, packets);
