@@ -18,6 +18,8 @@ use crate::ids::StoreId;
 ///
 /// where the last is [`Service::pending`](crate::Service::pending), counted device by device. Whatever a filter leaves
 /// out counts as filtered, however it ended otherwise.
+///
+/// The counters wrap around, and the sum holds all the same: with serials near 2^62 a few connections fill them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Delivery {
@@ -52,30 +54,32 @@ impl Delivery {
     pub const fn settled(&self) -> u64 {
         let Self { owed: _, delivered, confirmed, filtered, superseded, expired, dropped, .. } = *self;
         let Self { crowded, transient, lost, forgotten, abandoned, .. } = *self;
-        let explained = delivered + confirmed + filtered + superseded + expired;
-        explained + dropped + crowded + transient + lost + forgotten + abandoned
+        let explained = delivered.wrapping_add(confirmed).wrapping_add(filtered).wrapping_add(superseded);
+        let gone = expired.wrapping_add(dropped).wrapping_add(crowded).wrapping_add(transient);
+        let unknown = lost.wrapping_add(forgotten).wrapping_add(abandoned);
+        explained.wrapping_add(gone).wrapping_add(unknown)
     }
 
     /// What is still owed, by these books.
     pub const fn outstanding(&self) -> u64 {
-        self.owed.saturating_sub(self.settled())
+        self.owed.wrapping_sub(self.settled())
     }
 }
 
 impl AddAssign for Delivery {
     fn add_assign(&mut self, other: Self) {
-        self.owed += other.owed;
-        self.delivered += other.delivered;
-        self.confirmed += other.confirmed;
-        self.filtered += other.filtered;
-        self.superseded += other.superseded;
-        self.expired += other.expired;
-        self.dropped += other.dropped;
-        self.crowded += other.crowded;
-        self.transient += other.transient;
-        self.lost += other.lost;
-        self.forgotten += other.forgotten;
-        self.abandoned += other.abandoned;
+        self.owed = self.owed.wrapping_add(other.owed);
+        self.delivered = self.delivered.wrapping_add(other.delivered);
+        self.confirmed = self.confirmed.wrapping_add(other.confirmed);
+        self.filtered = self.filtered.wrapping_add(other.filtered);
+        self.superseded = self.superseded.wrapping_add(other.superseded);
+        self.expired = self.expired.wrapping_add(other.expired);
+        self.dropped = self.dropped.wrapping_add(other.dropped);
+        self.crowded = self.crowded.wrapping_add(other.crowded);
+        self.transient = self.transient.wrapping_add(other.transient);
+        self.lost = self.lost.wrapping_add(other.lost);
+        self.forgotten = self.forgotten.wrapping_add(other.forgotten);
+        self.abandoned = self.abandoned.wrapping_add(other.abandoned);
     }
 }
 

@@ -196,15 +196,15 @@ impl Accounts {
         account.urgent |= urgent;
         account.dirty |= wakes;
         account.writer = writer;
-        self.books.owed += u64::from(account.live);
+        self.books.owed = self.books.owed.wrapping_add(account.live.into());
         Ok(serial)
     }
 
     /// The host has lost the serials up to here.
     pub(super) fn skip(&mut self, index: u32, upto: Serial) -> Result<(), PublishError> {
         let count = self.log_mut(index)?.skip_to(upto);
-        let owed = count.saturating_mul(u64::from(self.slab[index].live));
-        self.books.owed = self.books.owed.saturating_add(owed);
+        let owed = count.wrapping_mul(u64::from(self.slab[index].live));
+        self.books.owed = self.books.owed.wrapping_add(owed);
         Ok(())
     }
 
@@ -219,13 +219,15 @@ impl Accounts {
     /// A device that has been told up to here is connected: it is owed the rest.
     pub(super) fn joined(&mut self, index: u32, told: Serial) {
         self.slab[index].live += 1;
-        self.books.owed += self.log(index).newest().0 - told.0;
+        let owed = self.log(index).newest().0 - told.0;
+        self.books.owed = self.books.owed.wrapping_add(owed);
     }
 
     /// It is not connected any more: the rest it is owed the next time.
     pub(super) fn left(&mut self, index: u32, told: Serial) {
         self.slab[index].live -= 1;
-        self.books.abandoned += self.log(index).newest().0 - told.0;
+        let left = self.log(index).newest().0 - told.0;
+        self.books.abandoned = self.books.abandoned.wrapping_add(left);
     }
 
     fn note(&mut self, removed: &Removed) {

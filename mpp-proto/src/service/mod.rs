@@ -356,7 +356,7 @@ impl Service {
             let newest = self.accounts.log(self.table.owner[slot].account).newest();
             newest.0 - self.table.ids[slot].told.0
         })
-        .sum()
+        .fold(0, u64::wrapping_add)
     }
 
     /// The connected devices of an account.

@@ -293,10 +293,12 @@ impl Service {
             if heartbeat.mark < said {
                 self.drop_sending(slot);
                 self.table.ids[slot].told = heartbeat.mark;
-                self.accounts.books.owed += told.0 - heartbeat.mark.0;
+                let books = &mut self.accounts.books;
+                books.owed = books.owed.wrapping_add(told.0 - heartbeat.mark.0);
             }
         } else if heartbeat.mark > told && heartbeat.mark <= channel {
-            self.accounts.books.confirmed += heartbeat.mark.0 - told.0;
+            let books = &mut self.accounts.books;
+            books.confirmed = books.confirmed.wrapping_add(heartbeat.mark.0 - told.0);
             self.told(slot, heartbeat.mark);
         }
         let seen = from.path.remote;

@@ -175,3 +175,23 @@ fn a_closed_service_confirms_nobody() {
     pair.run(Duration::from_secs(2));
     assert_eq!(pair.service.stats().connected, 0);
 }
+
+/// However high the serials are that a host gives: who connects or says what it has fills the books, and breaks nothing.
+#[test]
+fn serials_near_their_end_break_no_books() {
+    let account = AccountId::of(ACCOUNT);
+    let mut pair = Pair::new();
+    pair.restart_service();
+    let head = AccountHead::restored(account, Epoch([7; 8]), Serial((1 << 62) - 100));
+    pair.service.restore(head).unwrap();
+    for _ in 0..6 {
+        pair.restart_device(None);
+        pair.run(Duration::from_secs(3));
+        assert_eq!(pair.device.state(), ConnectionState::Connected);
+        pair.publish(event("x"));
+        pair.run(Duration::from_secs(1));
+        let stats = pair.service.stats();
+        assert_eq!(stats.delivery.outstanding(), pair.service.pending());
+    }
+    assert_eq!(pair.service.pending(), 0);
+}
