@@ -56,7 +56,7 @@ impl Delivery {
         explained + dropped + crowded + transient + lost + forgotten + abandoned
     }
 
-    /// What is still owed, by these books.
+    /// What is still owed, by these books; zero also if they are wrong and more was settled than owed.
     pub const fn outstanding(&self) -> u64 {
         self.owed.saturating_sub(self.settled())
     }
