@@ -48,6 +48,24 @@
 //! # }
 //! ```
 //!
+//! # Several services
+//! ```
+//! use std::time::Duration;
+//!
+//! use mpp_proto::DeviceConfig;
+//! use mpp_sim::World;
+//!
+//! let mut world = World::new(42);
+//! let services = [0, 1].map(|_| world.add_service(world.service_config()));
+//! let ticket = world.ticket(&services, "alice@example.com", 1);
+//! let phone = world.add_device(ticket, DeviceConfig::default());
+//! assert!(world.run_until(Duration::from_secs(60), |w| w.is_connected(phone)));
+//! // The first of the ticket is gone: the phone finds the other one once it has missed its heartbeats. The judge knows
+//! // the channel of the first service only: what the other one says is for the test to look at.
+//! world.stop_service(services[0]);
+//! assert!(world.run_until(Duration::from_secs(60), |w| w.service(services[1]).stats().connected == 1));
+//! ```
+//!
 //! # Behind a NAT box
 //! ```
 //! use std::time::Duration;

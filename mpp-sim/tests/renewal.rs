@@ -3,8 +3,8 @@
 mod common;
 
 use common::{ALICE, ms, pair, pair_with, quick, secs, store};
-use mpp_proto::{Code, ConnectionState, DeviceEvent, DisconnectReason};
-use mpp_sim::{Conditions, Post, Record};
+use mpp_proto::{Code, ConnectionState, DeviceConfig, DeviceEvent, DisconnectReason};
+use mpp_sim::{Conditions, DeviceHandle, Post, Record, World};
 
 /// The route is another one from now on, whose links carry less.
 #[test]
@@ -46,4 +46,34 @@ fn keys_are_renewed_in_bad_weather_and_the_reference_has_nothing_to_object() {
         world.check();
     }
     assert!(renewed >= 16, "{renewed}");
+}
+
+/// A crowd that comes at once gets connections without X25519; each is replaced by one with it within the hour, slowly
+/// enough that no share has to be left out again, and nobody notices.
+#[test]
+fn shares_left_out_in_a_storm_are_made_up_within_the_hour() {
+    let mut world = World::new(43);
+    let mut config = world.service_config();
+    config.connects_per_second = 40;
+    let service = world.add_service(config);
+    let devices: Vec<_> = (0..120)
+        .map(|n| {
+            let ticket = world.ticket(&[service], &format!("{n}@example.com"), 1);
+            world.add_device(ticket, DeviceConfig::default())
+        })
+        .collect();
+    assert!(world.run_until(secs(60), |w| devices.iter().all(|d| w.is_connected(*d))));
+    let storm = world.service(service).stats();
+    assert_eq!(storm.connects, 120);
+    assert!((40..=115).contains(&storm.shares_left_out), "{storm:?}");
+    world.run_for(secs(3700));
+    // Those with a share keep their keys for a day: so each of the others has had exactly one new connection with one.
+    let later = world.service(service).stats();
+    assert_eq!(later.shares_left_out, storm.shares_left_out);
+    assert_eq!(later.connects, 120 + storm.shares_left_out);
+    let renewed = |d: &&DeviceHandle| {
+        world.log(**d).iter().any(|e| matches!(e.record, Record::Event(DeviceEvent::KeysRenewed(_))))
+    };
+    assert_eq!(devices.iter().filter(renewed).count() as u64, storm.shares_left_out);
+    world.check();
 }

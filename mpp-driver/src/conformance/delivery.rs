@@ -32,6 +32,11 @@ pub async fn small_and_large_notifications_arrive<K: Kit>(w: World<K>) {
     let changed = w.next(&client).await;
     assert_eq!(changed.kind, NotificationKind::Changed([StoreId::CONTACT].into_iter().collect()));
     assert!(client.stats().device.packets_received - before <= 2);
+    // The books can be read: all seven were owed, and each is explained.
+    w.until(10, "the last acknowledgement", || service.pending() == 0).await;
+    let books = service.stats().core.delivery;
+    assert_eq!((books.owed, books.settled(), books.delivered), (7, 7, 7), "{books:?}");
+    assert!(client.stats().device.is_conserved());
     let too_large = service.publish(ALICE, message(vec![0; 16_385]));
     assert_eq!(too_large, Err(PublishError::Event(EventError::Payload { size: 16_385 })));
 }

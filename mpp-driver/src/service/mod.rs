@@ -271,6 +271,13 @@ impl<R> Service<R> {
         ServiceStats { core, socket: self.shared.counters.read() }
     }
 
+    /// What connected devices are owed and have not been told, counted device by device over all shards. While nothing
+    /// happens it is `stats().core.delivery.outstanding()`, or an event went somewhere unexplained
+    /// ([`mpp_proto::Service::pending`]). Takes time for every connected device.
+    pub fn pending(&self) -> u64 {
+        self.shared.all().map(|shard| shard.with(|s, _| s.core.pending())).sum()
+    }
+
     /// Tells every device to come back at a moment within the next 2 s, takes no new ones, and ends when all are told
     /// or `deadline` has passed. The port is free when this returns.
     pub async fn shutdown(&self, deadline: Duration) {

@@ -60,7 +60,7 @@ impl Delivery {
         explained.wrapping_add(gone).wrapping_add(unknown)
     }
 
-    /// What is still owed, by these books.
+    /// What is still owed, by these books; zero also if they are wrong and more was settled than owed.
     pub const fn outstanding(&self) -> u64 {
         self.owed.wrapping_sub(self.settled())
     }

@@ -265,6 +265,18 @@ mod tests {
         most
     }
 
+    #[test]
+    fn a_pause_fills_a_bucket_and_no_more() {
+        let rate = Rate::new(10, 5);
+        let mut bucket = Bucket::new(rate, at(0));
+        let mut small = Small::new(at(0));
+        for pause in [0, 100_000, 86_400_000] {
+            let taken = (0..100).filter(|_| bucket.take(at(pause), 0)).count();
+            let taken_small = (0..100).filter(|_| small.take(at(pause), rate, 0)).count();
+            assert_eq!((taken, taken_small), (5, 5), "after {pause} ms");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -179,6 +179,9 @@ fn field(tag: u8) -> &'static str {
         158 => "detail",
         159 => "identifiers",
         160 => "account",
+        161 => "token",
+        162 => "secret",
+        163 => "expiry",
         _ => panic!("field {tag} has no name here"),
     }
 }

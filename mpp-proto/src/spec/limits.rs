@@ -1,5 +1,6 @@
 //! What a service lets through of each thing in a second, as strangers and ticket holders find it.
 
+use std::collections::BTreeSet;
 use std::string::String;
 use std::vec;
 use std::vec::Vec;
@@ -10,6 +11,7 @@ use core::time::Duration;
 use super::stranger::{
     Opening, Stranger, Wish, World, from, key, mint, mint_by, seal, ticket, ticket_of, unix,
 };
+use crate::crypto::{Identifiers, ServiceSecret};
 use crate::ids::{RequestId, Rights, Serial, StoreId, StoreSet};
 use crate::path::{Disposition, DropReason};
 use crate::service::{AccountPolicy, Rate, RefusalReason};
@@ -495,4 +497,25 @@ fn a_key_that_is_taken_out_opens_no_ticket_any_more() {
     world.service.set_ticket_keys(vec![other]);
     assert!(is_complete(&knock(&mut world, &new, 2, None)));
     assert_eq!(knock(&mut world, &old, 2, None), Got::Hint(Code::UNAUTHORIZED));
+}
+
+/// Whoever collects the resets of a slot's former connections has none of the present one's: the generation comes round
+/// after 65,536 of them, the identifiers do not.
+#[test]
+fn no_reset_token_comes_again_on_a_slot_that_is_used_65536_times() {
+    let mut world = World::new();
+    let ticket = mint(|spec| spec.expiry = spec.issued + secs(30 * 86_400));
+    let ours = Identifiers::new(&ServiceSecret::new([9; 32]));
+    let mut tokens = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    for serial in 1..=65_537 {
+        let opening = Opening::new(&ticket, &Wish::new(serial), None);
+        assert_eq!(world.put(from(4000), &opening.packet), Disposition::Accepted);
+        for (identifier, token) in Stranger::read(&opening, &world.take()[0].1).identifiers {
+            ids.insert(ours.open(&identifier).unwrap().pack());
+            assert!(tokens.insert(token), "connection {serial}");
+        }
+        world.run(secs(11));
+    }
+    assert_eq!((ids.len(), tokens.len()), (65_536, 3 * 65_537), "one slot, and every generation of it");
 }

@@ -14,7 +14,7 @@ use crate::stun::{BindingRequest, fingerprint};
 use crate::wire::{
     AEAD_TAG, Ack, Acknowledge, Close, Code, Direction, Emit, EndpointRequest, EndpointResponse, EventRef,
     Failure, HEADER, Header, Heartbeat, Message, Notify, PacketExtension, Post, Posted, Status, Subscribe,
-    Subscribed, emit_plaintext_head, fragment_capacity, reset_packet,
+    Subscribed, TicketRequest, TicketResponse, emit_plaintext_head, fragment_capacity, reset_packet,
 };
 
 /// A packet and what it was made of.
@@ -219,6 +219,11 @@ fn others(page: &mut Page) {
     };
     message(page, "Post", &post);
     message(page, "Posted", &Posted { request, serial: Some(Serial(45)) });
+    page.text("To another account, with a time to live of a day; and its answer, which has no serial.");
+    let request = RequestId(5);
+    let post = Post { request, ttl: None, urgency: 1, key: None, account: Some("bob@example.com"), ..post };
+    message(page, "Post", &post);
+    message(page, "Posted", &Posted { request, serial: None });
     let request = RequestId(300);
     message(page, "EndpointRequest", &EndpointRequest { request });
     let endpoint = "[2001:db8::7]:4000".parse().unwrap();
@@ -226,6 +231,22 @@ fn others(page: &mut Page) {
     let retry_after = Duration::from_secs(9);
     let (code, detail) = (Code::TOO_MANY_REQUESTS, "256 posts in 10 min");
     message(page, "Failure", &Failure { request: RequestId(4), code, retry_after, detail });
+    page.text("Another ticket for an old one. The tokens are shortened here: they have 37 bytes or more.");
+    let (request, token) = (RequestId(6), &[1, 0xf0, 0xf1, 0xf2, 0xf3][..]);
+    message(page, "TicketRequest", &TicketRequest { request, token });
+    let (token, secret) = (&[1, 0xf4, 0xf5, 0xf6, 0xf7][..], &[0x5e; 32]);
+    message(page, "TicketResponse", &TicketResponse { request, token, secret, expiry: NOW });
+    page.text("Extensions of packets, each as the plaintext of an empty datagram.");
+    let plaintext = |extension| {
+        let mut plaintext = Vec::new();
+        emit_plaintext_head(&mut plaintext, &[extension], 0);
+        plaintext
+    };
+    page.values(&[
+        ("path challenge", &plaintext(PacketExtension::PathChallenge([0xca; 8]))),
+        ("path response", &plaintext(PacketExtension::PathResponse([0xca; 8]))),
+        ("identifiers, a device's", &plaintext(PacketExtension::Identifiers(&[0xd5; 8]))),
+    ]);
 }
 
 fn farewell(page: &mut Page, exchange: &Exchange) {

@@ -27,6 +27,7 @@ fn connected() -> Pair {
 fn books(pair: &Pair) -> Delivery {
     let books = pair.service.stats().delivery;
     assert_eq!(books.outstanding(), pair.service.pending(), "{books:?}");
+    assert_eq!(books.owed, books.settled() + pair.service.pending(), "{books:?}");
     let device = pair.device.stats();
     assert!(device.is_conserved(), "{device:?}");
     books
