@@ -267,6 +267,8 @@ fn a_device_takes_nothing_after_a_hole_and_nothing_twice() {
     let mut misfit = Misfit::new();
     misfit.notify(|_| {}, 1, 2);
     assert_eq!(misfit.notifications(), 0, "the service believes that 1 has arrived, but it has not");
+    let stats = misfit.device.stats();
+    assert!(stats.unapplied == 1 && stats.is_conserved(), "{stats:?}");
     misfit.notify(|_| {}, 0, 1);
     misfit.notify(|_| {}, 0, 1);
     assert_eq!(misfit.notifications(), 1, "made anew under another number, it is the same event");
