@@ -84,7 +84,7 @@ pub struct ServiceConfig {
     pub defer: DeferPolicy,
     /// Exchanges completed per second, resets included that lead to one: never more in any second. Who comes beyond it is
     /// told when its turn is; a queue is at most 10 min long. 1 and above; 0 counts as 1. At the default a million devices
-    /// are back within ten minutes, for a third of a core. Default: 2,500 (SPEC.md, "Limits of rates").
+    /// are back within ten minutes. Default: 2,500 (SPEC.md, "Limits of rates").
     pub connects_per_second: u32,
     /// Errors in clear, the answers to packets that prove nothing: to each IPv4 address and to each /56 of IPv6.
     /// Default: 10 per second, 20 at once.
