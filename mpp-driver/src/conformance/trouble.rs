@@ -42,6 +42,9 @@ pub async fn a_starved_client_loses_nothing<K: Kit>(w: World<K>) {
     let mut n = 0;
     // For a moment, for seconds, and for so long that the connection is dead when the task runs again.
     for (held, slept) in [(100, 0), (3_000, 0), (500, 600)] {
+        // What the service does not know to have arrived it would have to call lost when the ring is full.
+        let told = || service.devices(ALICE).first().is_some_and(|d| d.told.0 == n);
+        w.until(20, "the service knows", told).await;
         lab.hold();
         for _ in 0..30 {
             n += 1;
@@ -100,14 +103,15 @@ pub async fn errors_of_the_sockets_end_nothing<K: Kit>(w: World<K>) {
     lab.mend();
     w.within(20, "connecting", client.connected()).await.unwrap();
     for (n, error) in (1..).zip(ERRORS) {
-        let (faults, polls) = (lab.faults(), lab.polls());
+        let (faults, polls, start) = (lab.faults(), lab.polls(), std::time::Instant::now());
         lab.fail(error);
         service.publish(ALICE, numbered(n)).unwrap();
         w.until(20, "the error", || lab.faults() > faults).await;
         w.sleep(Duration::from_millis(300)).await;
         // 16 errors, then a rest of 100 ms: failing is no busy loop.
-        let polls = lab.polls() - polls;
-        assert!(lab.faults() - faults <= 200 && polls <= 50, "{} {polls}", lab.faults() - faults);
+        let rests = start.elapsed().as_millis() as u64 / 100 + 1;
+        let (faults, polls) = (lab.faults() - faults, lab.polls() - polls);
+        assert!(faults <= 50 * rests && polls <= 12 * rests, "{faults} {polls} in {rests} rests");
         lab.mend();
         assert_eq!(number(&w.next_event(&client).await.1), n, "after error {error}");
     }
