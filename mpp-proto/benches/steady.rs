@@ -157,7 +157,7 @@ fn notify_and_acknowledge(count: u32, rounds: usize) {
 fn say(phone: &mut Phone, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
     phone.device.handle_timeout(now);
     while let Some(event) = phone.device.poll_event() {
-        if let DeviceEvent::OpenLink { link, .. } = event {
+        if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
             phone.link = link;
             phone.device.handle_link(now, link, LinkState::Open { local: phone.address });
         }

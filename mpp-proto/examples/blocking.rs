@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     loop {
         while let Some(event) = device.poll_event() {
             match event {
-                DeviceEvent::OpenLink { link, family: Family::V4 } => {
+                DeviceEvent::OpenLink { link, kind: LinkKind::Udp(Family::V4) } => {
                     our_link = Some(link);
                     device.handle_link(now(), link, LinkState::Open { local: socket.local_addr()? });
                 }

@@ -15,8 +15,8 @@ use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
 use mpp_proto::{
     AccountHead, AccountId, Datagram, Device, DeviceEvent, DeviceId, Disposition, Endpoint, Event, Family,
-    Instant, LinkId, LinkState, Path, Rights, Seed, Service, ServiceConfig, ServiceSecret, ShardId, StoreId,
-    TicketKey, TicketSpec, TransmitBatch, UnixTime, Wakeup,
+    Instant, LinkId, LinkKind, LinkState, Path, Rights, Seed, Service, ServiceConfig, ServiceSecret, ShardId,
+    StoreId, TicketKey, TicketSpec, TransmitBatch, UnixTime, Wakeup,
 };
 
 const ACCOUNT: &str = "alice@example.com";
@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Take everything both have to give.
         while let Some(event) = device.poll_event() {
             match event {
-                DeviceEvent::OpenLink { link, family: Family::V4 } => {
+                DeviceEvent::OpenLink { link, kind: LinkKind::Udp(Family::V4) } => {
                     device_link = link;
                     device.handle_link(now(), link, LinkState::Open { local: here });
                 }

@@ -232,6 +232,12 @@ impl fmt::Display for StoreSet {
     }
 }
 
+/// The name of a network that a device's machine can be on: 16 bytes that its host makes of what stays the same while
+/// it is there and differs elsewhere, such as a hash of a Wi-Fi's name and the hardware address of its gateway. What a
+/// device learns of a network it keeps under this name. It is never sent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NetworkId(pub [u8; 16]);
+
 /// What the holder of a ticket may do (SPEC.md, "Tickets"). Unknown bits are kept and ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rights(pub u64);
@@ -283,4 +289,4 @@ macro_rules! hex_debug {
         }
     )*};
 }
-hex_debug!(DeviceId, AccountId, Epoch);
+hex_debug!(DeviceId, AccountId, Epoch, NetworkId);

@@ -83,9 +83,11 @@ pub use channel::{
 pub use crypto::{Secret, ServiceSecret, TicketKey, TicketSpec};
 pub use device::{
     Acknowledgement, CommandError, Connected, ConnectionState, Device, DeviceConfig, DeviceEvent,
-    DeviceStats, DisconnectReason, Family, LinkState, RequestError, ResolveId, Resume, ResumeError,
+    DeviceStats, DisconnectReason, Family, LinkKind, LinkState, RequestError, ResolveId, Resume, ResumeError,
 };
-pub use ids::{AccountId, DeviceId, Epoch, NodeId, RequestId, Rights, Serial, ShardId, StoreId, StoreSet};
+pub use ids::{
+    AccountId, DeviceId, Epoch, NetworkId, NodeId, RequestId, Rights, Serial, ShardId, StoreId, StoreSet,
+};
 pub use path::{Datagram, Disposition, DropReason, LinkId, Path, Transmit};
 pub use random::Seed;
 pub use service::{

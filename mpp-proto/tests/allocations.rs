@@ -66,7 +66,7 @@ impl Pair {
         };
         pair.run();
         while let Some(event) = pair.device.poll_event() {
-            if let DeviceEvent::OpenLink { link, .. } = event {
+            if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
                 pair.service_path.link = link;
                 pair.device.handle_link(pair.now, link, LinkState::Open { local: device_address });
             }

@@ -236,7 +236,7 @@ fn a_move_while_the_box_forgets_is_survived() {
             let kind = world.rng().index(3);
             let there = world.add_nat(kinds[kind].clone());
             world.put_behind(device, there);
-            world.with_device(device, |d, now| d.handle_network_change(now));
+            world.with_device(device, |d, now| d.handle_network_change(now, None));
             let soon = world.rng().up_to(ms(120));
             world.run_for(soon);
             world.reboot_nat(there, round % 2 == 0);

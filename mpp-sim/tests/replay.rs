@@ -62,7 +62,7 @@ fn rich(seed: u64) -> Rich {
     world.with_device(devices[2], |d, now| d.query_endpoint(now)).unwrap();
     world.subscribe(devices[1], StoreSet::EMPTY.with(store(2)).with(store(3))).unwrap();
     world.run_for(secs(2));
-    world.with_device(devices[0], |d, now| d.handle_network_change(now));
+    world.with_device(devices[0], |d, now| d.handle_network_change(now, None));
     world.rebind(devices[2]);
     world.reboot_nat(nat, true);
     world.run_for(secs(60));

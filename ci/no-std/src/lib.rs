@@ -15,9 +15,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use mpp_proto::{
-    AccountId, Datagram, Device, DeviceConfig, DeviceEvent, DeviceId, Endpoint, Event, Instant, LinkState,
-    Path, Rights, Seed, Service, ServiceConfig, ServiceSecret, ShardId, StoreId, TicketKey, TicketSpec,
-    TransmitBatch, UnixTime,
+    AccountId, Datagram, Device, DeviceConfig, DeviceEvent, DeviceId, Endpoint, Event, Instant, LinkKind,
+    LinkState, Path, Rights, Seed, Service, ServiceConfig, ServiceSecret, ShardId, StoreId, TicketKey,
+    TicketSpec, TransmitBatch, UnixTime,
 };
 
 #[panic_handler]
@@ -102,7 +102,7 @@ fn run() -> Option<u32> {
                 .ok()?;
         }
         while let Some(event) = device.poll_event() {
-            if let DeviceEvent::OpenLink { link: asked, .. } = event {
+            if let DeviceEvent::OpenLink { link: asked, kind: LinkKind::Udp(_) } = event {
                 link = asked;
                 device.handle_link(now, link, LinkState::Open { local: here });
             }

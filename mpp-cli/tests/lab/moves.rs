@@ -38,7 +38,7 @@ fn a_move_that_the_client_is_told_of_costs_nothing() {
         for address in [DEVICE[1], DEVICE[0]] {
             play.lab.renumber(address);
             play.lab.flush();
-            client.network_changed();
+            client.network_changed(None);
             play.post(&address.to_string());
             let heard = timeout(LATE, client.next()).await.expect("it is heard").unwrap();
             let NotificationKind::Event { payload, .. } = heard.kind else { panic!("{heard:?}") };

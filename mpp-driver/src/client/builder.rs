@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mpp_proto::{Acknowledgement, Device, DeviceConfig, Resume, Seed, StoreSet, Ticket};
+use mpp_proto::{Acknowledgement, Device, DeviceConfig, NetworkId, Resume, Seed, StoreSet, Ticket};
 
 use super::Client;
 use super::driver::Driver;
@@ -62,6 +62,13 @@ impl<R> ClientBuilder<R> {
     /// The time between heartbeats, 5 s to 300 s. Default: 25 s.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.config.interval = interval;
+        self
+    }
+
+    /// The network that the machine is on at the start; [`Client::network_changed`] names later ones. Default: none, it
+    /// is not known.
+    pub fn network(mut self, network: NetworkId) -> Self {
+        self.config.network = Some(network);
         self
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::task::Context;
 
 use mpp_proto::{
-    Datagram, DeviceEvent, Family, Instant, LinkId, LinkState, Path, ResolveId, Resume, Transmit, UnixTime,
+    Datagram, DeviceEvent, Instant, LinkId, LinkKind, LinkState, Path, ResolveId, Resume, Transmit, UnixTime,
 };
 
 use super::builder::OnResume;
@@ -122,8 +122,8 @@ impl Driver {
             });
             match event {
                 None => return opened,
-                Some(DeviceEvent::OpenLink { link, family }) => {
-                    self.open(link, family);
+                Some(DeviceEvent::OpenLink { link, kind }) => {
+                    self.open(link, kind);
                     opened = true;
                 }
                 Some(DeviceEvent::CloseLink(link)) => {
@@ -136,17 +136,19 @@ impl Driver {
         }
     }
 
-    fn open(&mut self, id: LinkId, family: Family) {
+    fn open(&mut self, id: LinkId, kind: LinkKind) {
         let Self { shared, runtime, links, .. } = self;
         links.retain(|l| l.id != id);
-        let address = any_address(family);
-        let state = match UdpSocket::bind_device(&**runtime, address, &shared.counters) {
-            Ok(socket) => {
+        let socket = kind.family().and_then(|family| {
+            UdpSocket::bind_device(&**runtime, any_address(family), &shared.counters).ok()
+        });
+        let state = match socket {
+            Some(socket) => {
                 let local = socket.local();
                 links.push(Link::new(id, socket));
                 LinkState::Open { local }
             }
-            Err(_) => LinkState::Failed,
+            None => LinkState::Failed,
         };
         let now = shared.clock.now();
         shared.state.with(|s, _| s.device.handle_link(now, id, state));

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use mpp_proto::{
-    CommandError, Connected, ConnectionState, Device, Event, Instant, Notification, RequestError, RequestId,
-    Resume, Serial, StoreSet, Ticket,
+    CommandError, Connected, ConnectionState, Device, Event, Instant, NetworkId, Notification, RequestError,
+    RequestId, Resume, Serial, StoreSet, Ticket,
 };
 
 pub use builder::ClientBuilder;
@@ -178,8 +178,10 @@ impl<R> Client<R> {
     }
 
     /// Says that the machine is on another network now: new sockets are opened, and the service is contacted at once.
-    pub fn network_changed(&self) {
-        self.command(Device::handle_network_change);
+    /// `network` names it, if the program can tell networks apart: see [`NetworkId`]. What is learned of a network is
+    /// remembered under its name.
+    pub fn network_changed(&self, network: Option<NetworkId>) {
+        self.command(|device, now| device.handle_network_change(now, network));
     }
 
     /// What the next client of this device needs ([`ClientBuilder::resume`]) to go on where this one is now.

@@ -85,7 +85,7 @@ pub async fn a_client_moves_to_another_network<K: Kit>(w: World<K>) {
     let (service, address) = w.service();
     let client = w.connect(1, address).await;
     let before = client.observed_endpoint();
-    client.network_changed();
+    client.network_changed(None);
     w.until(10, "the new address", || client.observed_endpoint() != before).await;
     w.until(10, "the service to follow", || {
         service.devices(ALICE).iter().any(|d| Some(d.path.remote) == client.observed_endpoint())

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::ids::StoreSet;
+use crate::ids::{NetworkId, StoreSet};
 
 /// When the position of a device moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,9 @@ pub struct DeviceConfig {
     pub acknowledgement: Acknowledgement,
     /// The time between heartbeats, 5 s to 300 s; shortened by up to a tenth at random. Default: 25 s.
     pub interval: Duration,
+    /// The network that the machine is on at the start; later ones are named by
+    /// [`Device::handle_network_change`](super::Device::handle_network_change). Default: none, it is not known.
+    pub network: Option<NetworkId>,
     /// The largest UDP payload to send and to take, 1200 to 1452 bytes. Default: 1200.
     pub packet_size: u16,
     /// Offer an X25519 share, so that a ticket that leaks later opens no recording. Default: true.
@@ -45,6 +48,7 @@ impl Default for DeviceConfig {
             filter: StoreSet::ALL,
             acknowledgement: Acknowledgement::Automatic,
             interval: Duration::from_secs(25),
+            network: None,
             packet_size: 1200,
             forward_secrecy: true,
             packet_limit: 1 << 22,

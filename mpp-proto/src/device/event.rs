@@ -33,6 +33,30 @@ pub enum Family {
     V6,
 }
 
+/// What a link is for: what the host has to open for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LinkKind {
+    /// A UDP socket for the packets of connections.
+    Udp(Family),
+    /// A UDP socket with a port of its own, over which nothing else goes: on it the device finds out how long the
+    /// network remembers a socket that is silent (SPEC.md, "Learned keepalive"). A host that answers
+    /// [`LinkState::Failed`] does without, and keeps the shortest interval.
+    Probe(Family),
+    /// A client for the Web Service transport. This version asks for none.
+    Web,
+}
+
+impl LinkKind {
+    /// The family of the UDP socket; none: it is none.
+    pub const fn family(self) -> Option<Family> {
+        match self {
+            Self::Udp(family) | Self::Probe(family) => Some(family),
+            Self::Web => None,
+        }
+    }
+}
+
 /// The name of a question to the host's resolver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ResolveId(pub u32);
@@ -53,14 +77,15 @@ pub enum LinkState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeviceEvent {
-    /// Open a UDP socket for this family and answer with [`Device::handle_link`](super::Device::handle_link).
+    /// Open a link of this kind, and answer with [`Device::handle_link`](super::Device::handle_link), also for a kind
+    /// that the host does not know or has no use for: [`LinkState::Failed`].
     OpenLink {
         /// The link's number.
         link: LinkId,
-        /// What it has to reach.
-        family: Family,
+        /// What it is for.
+        kind: LinkKind,
     },
-    /// Close this socket: the device does not use it any more.
+    /// Close this link: the device does not use it any more.
     CloseLink(LinkId),
     /// Look this name up and answer with [`Device::handle_resolved`](super::Device::handle_resolved).
     Resolve {

@@ -1,85 +1,64 @@
-//! The sockets of a device: at most one of each family at a time, opened by the host.
+//! The links of a device: at most one of each kind at a time, opened by the host.
 
 use alloc::vec::Vec;
 
-use super::event::{Family, LinkState};
+use super::event::{Family, LinkKind, LinkState};
 use crate::path::LinkId;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Slot {
-    #[default]
-    None,
-    Asked(LinkId),
-    Open(LinkId),
+/// A link that is open, or that the host has been asked for.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    kind: LinkKind,
+    link: LinkId,
+    open: bool,
 }
 
-/// The sockets.
+/// The links.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    v4: Slot,
-    v6: Slot,
+    slots: Vec<Slot>,
     next: u16,
 }
 
 impl Links {
-    fn slot(&mut self, family: Family) -> &mut Slot {
-        match family {
-            Family::V4 => &mut self.v4,
-            Family::V6 => &mut self.v6,
-        }
+    /// The open socket of a family.
+    pub(super) fn open(&self, family: Family) -> Option<LinkId> {
+        self.open_of(LinkKind::Udp(family))
     }
 
-    /// The open link of a family.
-    pub(super) const fn open(&self, family: Family) -> Option<LinkId> {
-        let slot = match family {
-            Family::V4 => self.v4,
-            Family::V6 => self.v6,
-        };
-        match slot {
-            Slot::Open(link) => Some(link),
-            Slot::None | Slot::Asked(_) => None,
-        }
+    /// The open link of a kind.
+    pub(super) fn open_of(&self, kind: LinkKind) -> Option<LinkId> {
+        self.slots.iter().find(|s| s.kind == kind && s.open).map(|s| s.link)
     }
 
-    /// The family of a link that is open or has been asked for.
-    pub(super) fn family_of(&self, link: LinkId) -> Option<Family> {
-        let is = |slot| slot == Slot::Asked(link) || slot == Slot::Open(link);
-        [(Family::V4, self.v4), (Family::V6, self.v6)].into_iter().find(|(_, s)| is(*s)).map(|(f, _)| f)
+    /// What a link is for that is open or has been asked for.
+    pub(super) fn kind_of(&self, link: LinkId) -> Option<LinkKind> {
+        self.slots.iter().find(|s| s.link == link).map(|s| s.kind)
     }
 
-    /// The link to ask the host for, if there is none of this family and none has been asked for.
-    pub(super) fn ask(&mut self, family: Family) -> Option<LinkId> {
-        let link = LinkId(self.next);
-        let slot = self.slot(family);
-        if *slot != Slot::None {
+    /// The link to ask the host for, if there is none of this kind and none has been asked for.
+    pub(super) fn ask(&mut self, kind: LinkKind) -> Option<LinkId> {
+        if self.slots.iter().any(|s| s.kind == kind) {
             return None;
         }
-        *slot = Slot::Asked(link);
+        let link = LinkId(self.next);
         self.next = self.next.wrapping_add(1);
+        self.slots.push(Slot { kind, link, open: false });
         Some(link)
     }
 
     /// The host's answer. That of a link which is not wanted any more changes nothing.
     pub(super) fn set(&mut self, link: LinkId, state: LinkState) {
-        for slot in [&mut self.v4, &mut self.v6] {
-            if *slot == Slot::Asked(link) || *slot == Slot::Open(link) {
-                *slot = match state {
-                    LinkState::Open { .. } => Slot::Open(link),
-                    LinkState::Failed => Slot::None,
-                };
+        match state {
+            LinkState::Open { .. } => {
+                self.slots.iter_mut().filter(|s| s.link == link).for_each(|s| s.open = true);
             }
+            LinkState::Failed => self.slots.retain(|s| s.link != link),
         }
     }
 
     /// Forgets all links, and names those that the host has to close.
     pub(super) fn forget(&mut self) -> Vec<LinkId> {
-        let slots = [core::mem::take(&mut self.v4), core::mem::take(&mut self.v6)];
-        slots
-            .into_iter()
-            .filter_map(|slot| match slot {
-                Slot::Asked(link) | Slot::Open(link) => Some(link),
-                Slot::None => None,
-            })
-            .collect()
+        self.slots.drain(..).map(|s| s.link).collect()
     }
 }

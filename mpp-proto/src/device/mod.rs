@@ -27,8 +27,8 @@ use core::time::Duration;
 
 pub use config::{Acknowledgement, DeviceConfig};
 pub use event::{
-    CommandError, Connected, ConnectionState, DeviceEvent, DisconnectReason, Family, LinkState, RequestError,
-    ResolveId,
+    CommandError, Connected, ConnectionState, DeviceEvent, DisconnectReason, Family, LinkKind, LinkState,
+    RequestError, ResolveId,
 };
 pub use resume::{Resume, ResumeError};
 pub use stats::DeviceStats;
@@ -43,7 +43,7 @@ use resume::Anchor;
 use tickets::Tickets;
 
 use crate::channel::{Event, Notification};
-use crate::ids::{RequestId, Serial, StoreSet};
+use crate::ids::{NetworkId, RequestId, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, LinkId, Transmit};
 use crate::random::{Rng, Seed};
 use crate::time::{Calendar, Instant, UnixTime};
@@ -69,6 +69,8 @@ pub struct Device {
     rng: Rng,
     calendar: Calendar,
     links: Links,
+    /// The network that the machine is on, if the host knows.
+    network: Option<NetworkId>,
     inbox: Inbox,
     requests: Requests,
     phase: Phase,
@@ -123,6 +125,7 @@ impl Device {
             rng: Rng::new(seed),
             calendar: Calendar::new(now, clock),
             links: Links::default(),
+            network: config.network,
             requests: Requests::default(),
             phase: Phase::Waiting(now),
             connect_serial,
@@ -166,10 +169,11 @@ impl Device {
     /// Answers [`DeviceEvent::OpenLink`], or says that a link is gone.
     pub fn handle_link(&mut self, now: Instant, link: LinkId, state: LinkState) {
         let failed = state == LinkState::Failed;
-        let family = self.links.family_of(link);
+        let kind = self.links.kind_of(link);
         self.links.set(link, state);
         let gone = |c: &Connection| {
-            failed && (c.link == Some(link) || c.link.is_none() && family == Some(Family::of(&c.remote)))
+            let is_for = kind == Some(LinkKind::Udp(Family::of(&c.remote)));
+            failed && (c.link == Some(link) || c.link.is_none() && is_for)
         };
         if let Phase::Connected { connection, successor } = &mut self.phase {
             let (lost, new_lost) = match successor {
@@ -211,7 +215,9 @@ impl Device {
     }
 
     /// The machine is on another network now: new sockets are asked for, and the service is contacted at once.
-    pub fn handle_network_change(&mut self, now: Instant) {
+    /// `network` names it, as [`DeviceConfig::network`] names the first one; none: it is not known which one it is.
+    pub fn handle_network_change(&mut self, now: Instant, network: Option<NetworkId>) {
+        self.network = network;
         for link in self.links.forget() {
             self.push(DeviceEvent::CloseLink(link));
         }
@@ -245,8 +251,9 @@ impl Device {
 
     /// Asks the host for a socket of this family, if there is none and none has been asked for.
     fn ask_link(&mut self, family: Family) {
-        if let Some(link) = self.links.ask(family) {
-            self.push(DeviceEvent::OpenLink { link, family });
+        let kind = LinkKind::Udp(family);
+        if let Some(link) = self.links.ask(kind) {
+            self.push(DeviceEvent::OpenLink { link, kind });
         }
     }
 
@@ -424,6 +431,11 @@ impl Device {
             connect_serial: self.connect_serial,
             renewed: self.tickets.kept(),
         }
+    }
+
+    /// The network that the machine is on, as the host has named it.
+    pub const fn network(&self) -> Option<NetworkId> {
+        self.network
     }
 
     /// The address from which the service sees this device.

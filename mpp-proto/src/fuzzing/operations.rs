@@ -57,7 +57,7 @@ fn operation(world: &mut World, input: &mut Input<'_>) {
             world.run(Duration::from_millis(10) * u32::from(input.u8()));
             world.restart_device(true);
         }
-        10 => world.device.handle_network_change(world.now),
+        10 => world.device.handle_network_change(world.now, None),
         11 => {
             world.service.close(world.now, Duration::from_secs(u64::from(input.u8())));
             world.run(Duration::from_millis(100));

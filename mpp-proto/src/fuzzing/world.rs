@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::batch::TransmitBatch;
 use crate::channel::{Event, NotificationKind};
 use crate::crypto::{ServiceSecret, TicketKey, TicketSpec};
-use crate::device::{ConnectionState, Device, DeviceConfig, DeviceEvent, LinkState, Resume};
+use crate::device::{ConnectionState, Device, DeviceConfig, DeviceEvent, LinkKind, LinkState, Resume};
 use crate::ids::{AccountId, DeviceId, Epoch, Rights, Serial, ShardId};
 use crate::path::{Datagram, Disposition, LinkId, Path};
 use crate::random::Seed;
@@ -262,7 +262,7 @@ impl World {
             let mut idle = true;
             while let Some(event) = self.device.poll_event() {
                 idle = false;
-                if let DeviceEvent::OpenLink { link, .. } = event {
+                if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
                     self.link = link;
                     self.device.handle_link(self.now, link, LinkState::Open { local: device_address() });
                 }

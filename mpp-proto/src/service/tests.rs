@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::crypto::{PacketKeys, TicketKey, TicketSpec, seal_packet};
-use crate::device::{Device, DeviceConfig, DeviceEvent, LinkState};
+use crate::device::{Device, DeviceConfig, DeviceEvent, LinkKind, LinkState};
 use crate::ids::{RequestId, Rights, StoreId, StoreSet};
 use crate::path::{LinkId, Path};
 use crate::wire::{
@@ -60,7 +60,7 @@ impl Misfit {
         let mut buffer = [0; 1452];
         for _ in 0..20 {
             while let Some(event) = self.device.poll_event() {
-                if let DeviceEvent::OpenLink { link, .. } = event {
+                if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
                     let local = address("198.51.100.7:4000");
                     self.device.handle_link(NOW, link, LinkState::Open { local });
                 }
@@ -350,7 +350,7 @@ fn a_new_secret_does_not_stay_in_the_buffer_it_came_in() {
     let mut came = Vec::new();
     for _ in 0..20 {
         while let Some(event) = misfit.device.poll_event() {
-            if let DeviceEvent::OpenLink { link, .. } = event {
+            if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
                 let local = address("198.51.100.7:4000");
                 misfit.device.handle_link(NOW, link, LinkState::Open { local });
             }

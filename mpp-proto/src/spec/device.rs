@@ -398,7 +398,7 @@ fn on_another_network_the_connection_goes_on_under_other_identifiers() {
     let mut host = Host::new();
     host.connect();
     host.run(secs(3));
-    host.device.handle_network_change(host.now);
+    host.device.handle_network_change(host.now, None);
     let sent = host.take();
     assert_eq!(sent.len(), 1);
     assert!(sent[0].starts_with(&SECOND) && sent[0].len() == 1200);

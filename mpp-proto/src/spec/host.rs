@@ -10,7 +10,7 @@ use core::time::Duration;
 use super::exchange::bytes_of;
 use super::stranger::{Opened, open, seal, ticket, unix};
 use crate::crypto::{AnswerKey, ConnectKey, ConnectionKeys, ErrorKey, Secret, StepOneDigest};
-use crate::device::{Device, DeviceConfig, DeviceEvent, LinkState};
+use crate::device::{Device, DeviceConfig, DeviceEvent, LinkKind, LinkState};
 use crate::ids::{Epoch, RequestId, Rights, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, LinkId, Path};
 use crate::random::Seed;
@@ -120,7 +120,7 @@ impl Host {
             let events: Vec<_> = core::iter::from_fn(|| self.device.poll_event()).collect();
             let mut idle = events.is_empty();
             for event in events {
-                if let DeviceEvent::OpenLink { link, .. } = event {
+                if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
                     self.link = link;
                     self.device.handle_link(self.now, link, LinkState::Open { local: service() });
                 }

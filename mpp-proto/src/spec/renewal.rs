@@ -262,14 +262,14 @@ fn a_close_by_the_devices_own_newer_connection_does_not_stop_it() {
 #[test]
 fn a_change_of_network_in_the_middle_begins_the_exchange_anew_or_takes_it_along() {
     let (mut host, step1) = Host::worn();
-    host.device.handle_network_change(host.now);
+    host.device.handle_network_change(host.now, None);
     let sent = host.take();
     assert_eq!(host.answer(&step1), Disposition::NotForUs, "its answer would have gone to the old network");
     assert!(sent.iter().any(|p| is_step1(p)) && sent.iter().any(|p| host.open(p).is_none()));
     assert_eq!(host.disconnected(), None);
 
     let (mut host, mut old, _) = Host::confirming();
-    host.device.handle_network_change(host.now);
+    host.device.handle_network_change(host.now, None);
     let sent = host.take();
     assert!(sent.len() == 2 && sent.iter().all(|p| p.len() == 1200), "a heartbeat over each");
     let beat = sent.into_iter().find(|p| host.request(p).is_some()).unwrap();
@@ -414,7 +414,7 @@ fn no_nonce_is_used_twice_over_either_connection() {
             assert_eq!(host.answer(&step1), Disposition::Accepted);
         }
         if round % 10 == 3 && round > 10 {
-            host.device.handle_network_change(host.now);
+            host.device.handle_network_change(host.now, None);
         }
         let _ = host.device.query_endpoint(host.now);
         for packet in host.take() {

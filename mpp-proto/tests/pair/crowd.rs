@@ -124,7 +124,7 @@ impl Crowd {
             }
             device.handle_timeout(now);
             while let Some(event) = device.poll_event() {
-                if let DeviceEvent::OpenLink { link, .. } = event {
+                if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
                     device.handle_link(now, link, LinkState::Open { local: *address });
                 }
             }

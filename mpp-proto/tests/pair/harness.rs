@@ -259,7 +259,7 @@ impl Pair {
             let mut idle = true;
             while let Some(event) = self.device.poll_event() {
                 idle = false;
-                if let DeviceEvent::OpenLink { link, .. } = event {
+                if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
                     self.device_link = link;
                     let local = self.address;
                     self.device.handle_link(self.now, link, LinkState::Open { local });

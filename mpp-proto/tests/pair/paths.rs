@@ -70,7 +70,7 @@ fn a_device_that_knows_it_moved_is_followed_at_once() {
     pair.run(Duration::from_secs(1));
     for network in 1..=5u8 {
         pair.address = format!("203.0.113.{network}:7").parse().unwrap();
-        pair.device.handle_network_change(pair.now);
+        pair.device.handle_network_change(pair.now, None);
         pair.run(Duration::from_millis(200));
         assert_eq!(remote(&pair), pair.address.to_string());
         pair.publish(event("hello"));
@@ -112,7 +112,7 @@ fn identifiers_never_run_out() {
     for network in 1..=20u8 {
         pair.address = format!("203.0.113.{network}:7").parse().unwrap();
         let before = pair.log.len();
-        pair.device.handle_network_change(pair.now);
+        pair.device.handle_network_change(pair.now, None);
         pair.run(Duration::from_secs(30));
         let first = pair.log[before..].iter().find(|(from, _)| from.is_some()).unwrap().1[..16].to_vec();
         assert!(used.insert(first), "network {network} sees an identifier of another one");

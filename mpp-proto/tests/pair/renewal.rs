@@ -348,7 +348,7 @@ fn a_seed_that_repeats_displaces_nobody_for_ever_and_repeats_no_nonce() {
         let mut buffer = [0; 1452];
         device.handle_timeout(now);
         while let Some(event) = device.poll_event() {
-            if let DeviceEvent::OpenLink { link, .. } = event {
+            if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
                 device.handle_link(now, link, LinkState::Open { local: "192.0.2.9:1".parse().unwrap() });
             }
         }
@@ -382,7 +382,7 @@ fn no_header_block_comes_twice_in_a_life() {
         pair.publish(Event::with_payload(StoreId::INBOUND, vec![n as u8; 3000].into()));
         pair.run(Duration::from_millis(500));
         if n % 50 == 49 {
-            pair.device.handle_network_change(pair.now);
+            pair.device.handle_network_change(pair.now, None);
         }
     }
     assert!(renewals(&pair) >= 3);

@@ -107,7 +107,7 @@ fn after_a_move_nothing_links_the_two_networks() {
     pair.run(Duration::from_secs(30));
     let before = pair.log.clone();
     pair.address = "203.0.113.9:7".parse().unwrap();
-    pair.device.handle_network_change(pair.now);
+    pair.device.handle_network_change(pair.now, None);
     pair.run(Duration::from_secs(60));
     let after = &pair.log[before.len()..];
     let seen = |to_service: bool, packet: &[u8]| {

@@ -113,7 +113,7 @@ impl Town {
         let local = SocketAddr::from(([198, 51, 100, 255], 4000));
         device.handle_timeout(self.now);
         while let Some(event) = device.poll_event() {
-            if let DeviceEvent::OpenLink { link, .. } = event {
+            if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
                 device.handle_link(self.now, link, LinkState::Open { local });
             }
         }
@@ -163,7 +163,7 @@ impl Town {
         let resident = &mut self.residents[n];
         let mut buffer = [0; 1452];
         while let Some(event) = resident.device.poll_event() {
-            if let DeviceEvent::OpenLink { link, .. } = event {
+            if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
                 resident.link = link;
                 resident.device.handle_link(now, link, LinkState::Open { local: resident.address });
             }

@@ -176,7 +176,7 @@ impl Played {
                     None => self.world.put_outside(device),
                 }
                 if told != 0 && alive(self, device) {
-                    self.world.with_device(device, |d, now| d.handle_network_change(now));
+                    self.world.with_device(device, |d, now| d.handle_network_change(now, None));
                 }
             }
             Operation::Reboot { nat, address } => self.world.reboot_nat(self.nat(nat)?, address != 0),

@@ -162,8 +162,12 @@ impl DeviceNode {
             let Some(event) = machine.poll_event() else { break };
             busy = true;
             match &event {
-                DeviceEvent::OpenLink { link, family } => {
-                    let ip = if *family == Family::V4 { self.v4 } else { self.v6 };
+                DeviceEvent::OpenLink { link, kind } => {
+                    let Some(family) = kind.family() else {
+                        machine.handle_link(now, *link, LinkState::Failed);
+                        continue;
+                    };
+                    let ip = if family == Family::V4 { self.v4 } else { self.v6 };
                     let address = SocketAddr::new(ip, self.next_port);
                     self.next_port = self.next_port.checked_add(1).unwrap_or(40_000);
                     machine.handle_link(now, *link, LinkState::Open { local: address });
