@@ -14,6 +14,7 @@ use super::life::{MAX_RETRY_AFTER, slow_retry};
 use super::phase::{Phase, Successor, back_off};
 use super::requests::Ask;
 use super::resume::Anchor;
+use super::tickets::Resort;
 use crate::channel::NotificationKind;
 use crate::ids::{Epoch, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, DropReason, Path};
@@ -135,7 +136,14 @@ impl Device {
                 self.retry(now + wait.max(retry_after));
             }
             Code::UNAUTHORIZED | Code::FORBIDDEN | Code::UNKNOWN_ACCOUNT | Code::TICKET_EXPIRED => {
-                if self.tickets.refused() {
+                let resort = self.tickets.refused();
+                if resort != Resort::None {
+                    // The other one may be good and its attempt was lost, so it is not given up; but it may as well be
+                    // one whose key is gone, so the host hears of it, once.
+                    if resort == Resort::OtherAgain && self.refusals == 0 {
+                        self.refusals = 1;
+                        self.push(DeviceEvent::RenewTicket { code });
+                    }
                     let wait = self.rng.duration(Duration::ZERO, OTHER_TICKET);
                     return self.retry(now + wait.max(retry_after));
                 }

@@ -47,8 +47,25 @@ pub(super) struct Tickets {
     renewed: Option<(Arc<Renewed>, Ticket)>,
     /// Which of them is in use.
     uses_given: bool,
-    /// The one that is not in use was refused.
-    other_refused: bool,
+    /// Which have been refused since one was accepted.
+    refused: Refused,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Refused {
+    given: bool,
+    renewed: bool,
+}
+
+/// What there is to do about a ticket that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resort {
+    /// The other one, of which nothing is known yet.
+    Other,
+    /// The other one, of which only is known that nobody answers; this one was refused before.
+    OtherAgain,
+    /// There is none that was not refused.
+    None,
 }
 
 impl Tickets {
@@ -56,7 +73,7 @@ impl Tickets {
     pub(super) fn new(given: Ticket, kept: Option<Arc<Renewed>>) -> Self {
         let renewed = kept.and_then(|kept| kept.applied_to(&given).map(|ticket| (kept, ticket)));
         let uses_given = renewed.as_ref().is_none_or(|(_, ticket)| ticket.expiry() <= given.expiry());
-        Self { given, renewed, uses_given, other_refused: false }
+        Self { given, renewed, uses_given, refused: Refused::default() }
     }
 
     /// The one in use.
@@ -82,16 +99,21 @@ impl Tickets {
         };
         let Some(ticket) = renewed.applied_to(&self.given) else { return false };
         self.renewed = Some((Arc::new(renewed), ticket));
-        (self.uses_given, self.other_refused) = (false, false);
+        (self.uses_given, self.refused) = (false, Refused::default());
         true
     }
 
-    /// The one in use was refused by somebody who proved to be the service. Whether there is another one to try.
-    pub(super) fn refused(&mut self) -> bool {
-        let other = self.renewed.is_some() && !self.other_refused;
-        self.other_refused = other;
+    /// The one in use was refused by somebody who proved to be the service. The other one is next.
+    pub(super) fn refused(&mut self) -> Resort {
+        let Refused { given, renewed } = &mut self.refused;
+        let (this, other) = if self.uses_given { (given, *renewed) } else { (renewed, *given) };
+        let again = core::mem::replace(this, true);
         self.turn();
-        other
+        match (self.renewed.is_some() && !other, again) {
+            (true, false) => Resort::Other,
+            (true, true) => Resort::OtherAgain,
+            (false, _) => Resort::None,
+        }
     }
 
     /// Nobody answered. A service that lacks the key of a ticket cannot prove that it is the service, so it may have
@@ -102,10 +124,10 @@ impl Tickets {
 
     /// The one in use was accepted. The newest is tried first next time, unless it is the one that was refused.
     pub(super) fn accepted(&mut self) {
-        if self.uses_given && core::mem::take(&mut self.other_refused) {
+        let Refused { renewed, .. } = core::mem::take(&mut self.refused);
+        if self.uses_given && renewed {
             self.renewed = None;
         }
-        self.other_refused = false;
         self.uses_given = self.renewed.is_none();
     }
 

@@ -21,8 +21,10 @@ use crate::wheel::{deadline, tick_floor};
 pub(super) const EXCHANGES: Rate = Rate::new(1, 10);
 /// this many of those at once are not for copies of its packets that somebody sends from elsewhere.
 const EXCHANGES_RESERVE: u32 = 5;
-/// Answers to one device that it has to connect with a higher serial.
-const CONFLICTS: Rate = Rate::new(1, 1);
+/// Answers to one device that it has to connect with a higher serial, if it has proved its address;
+const CONFLICTS: Rate = Rate::new(1, 2);
+/// one of them is not for copies of its packets.
+const CONFLICTS_RESERVE: u32 = 1;
 /// The end of the queue is at most so far away. Who would come later comes back within this time to ask again.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// A place is kept for so long after its time: a device's own back-off may be longer.
@@ -94,8 +96,15 @@ impl Admission {
     }
 
     /// Whether this device may be told, once more, the serial it has to be above.
-    pub(super) fn may_hear_serial(&mut self, now: Instant, account: &AccountId, device: &DeviceId) -> bool {
-        self.devices.with(now, account, device, |known| known.conflicts.take(now, CONFLICTS, 0))
+    pub(super) fn may_hear_serial(
+        &mut self,
+        now: Instant,
+        account: &AccountId,
+        device: &DeviceId,
+        proven: bool,
+    ) -> bool {
+        let reserve = if proven { 0 } else { CONFLICTS_RESERVE };
+        self.devices.with(now, account, device, |known| known.conflicts.take(now, CONFLICTS, reserve))
     }
 
     /// Whether an exchange of this device is completed now. Only who has proved its address gets a place in the queue:

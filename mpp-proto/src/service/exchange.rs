@@ -193,7 +193,8 @@ impl Service {
         if let Some(refusal) = refusal {
             return self.refuse(opening, &holder.secret, refusal);
         }
-        let known = self.accounts.find(&holder.account);
+        let (of, device, proven) = (&holder.account, &holder.device, challenge.is_none());
+        let known = self.accounts.find(of);
         if known.is_none() && self.config.account_policy == AccountPolicy::Restored {
             return self.refuse(opening, &holder.secret, Refusal::UnknownAccount);
         }
@@ -201,16 +202,18 @@ impl Service {
             let confirmed = self.table.owner[older].connect_serial.get();
             // There is none above the highest, so whoever has it would keep out everybody else who has the ticket.
             if wish.connect_serial <= confirmed && wish.connect_serial < MAX_CONNECT_SERIAL {
-                if self.admission.may_hear_serial(now, &holder.account, &holder.device) {
-                    self.refuse(opening, &holder.secret, Refusal::Serial { confirmed });
-                } else {
-                    self.stats.conflicts_withheld += 1;
+                if self.admission.may_hear_serial(now, of, device, proven) {
+                    return self.refuse(opening, &holder.secret, Refusal::Serial { confirmed });
+                }
+                self.stats.conflicts_withheld += 1;
+                // Whoever sends copies of the device's packets must not take its answers.
+                if let Some(challenge) = challenge {
+                    self.defer(opening, challenge);
                 }
                 return;
             }
         }
         let wants_share = self.config.forward_secrecy && opening.share.is_some();
-        let (of, device, proven) = (&holder.account, &holder.device, challenge.is_none());
         let share = match self.admission.enter(now, of, device, proven, wants_share, &mut self.rng) {
             Entrance::Open { share } => share,
             Entrance::Prove => {

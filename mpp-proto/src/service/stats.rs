@@ -88,7 +88,7 @@ pub struct ServiceStats {
     pub renewed: u64,
     /// Stateless resets sent.
     pub resets: u64,
-    /// Answers 409 that were due and not sent, since the device got one within the second before.
+    /// Answers 409 that were due and not sent, since the device got others within the seconds before.
     pub conflicts_withheld: u64,
     /// Exchanges completed without X25519 though the device offered it, because there were too many of them.
     pub shares_left_out: u64,

@@ -14,7 +14,9 @@ use crate::channel::{CollapseKey, Event, Urgency};
 use crate::ids::{Epoch, RequestId, Rights, Serial, StoreId, StoreSet};
 use crate::path::{Disposition, DropReason};
 use crate::service::{AccountHead, DeferPolicy};
-use crate::wire::{Ack, Close, Code, Direction, Header, Message, PacketExtension, Post, Subscribe};
+use crate::wire::{
+    Ack, Answer, AnswerKind, Close, Code, Direction, Header, Message, PacketExtension, Post, Subscribe,
+};
 
 const STATUS: u8 = 4;
 const NOTIFY: u8 = 5;
@@ -154,10 +156,22 @@ fn a_confirmed_connection_replaces_the_older_one_and_only_that() {
         let again = Opening::new(&ticket(Rights::default()), &Wish::new(serial), None);
         let _ = world.put(from(4000), &again.packet);
         assert_eq!(again.error(&world.take()[0].1), (Code::CONFLICT, Some(8)));
-        // It is told once a second only.
-        let _ = world.put(from(4000), &again.packet);
+        // It is told once a second only, and then asked to prove its address: the packet may be a copy.
+        let mut challenge = [0; 16];
+        for _ in 0..3 {
+            let _ = world.put(from(4000), &again.packet);
+            let AnswerKind::Defer { challenge: asked } = Answer::parse(&world.take()[0].1).unwrap().kind
+            else {
+                panic!()
+            };
+            challenge = asked;
+        }
+        let proven = Opening::new(&ticket(Rights::default()), &Wish::new(serial), Some(challenge));
+        let _ = world.put(from(4000), &proven.packet);
+        assert_eq!(proven.error(&world.take()[0].1), (Code::CONFLICT, Some(8)), "copies took nothing");
+        let _ = world.put(from(4000), &proven.packet);
         assert!(world.take().is_empty());
-        world.run(secs(1));
+        world.run(secs(10));
     }
 }
 

@@ -246,6 +246,38 @@ fn of_two_tickets_the_other_is_tried_before_the_host_is_asked() {
     assert!(later.events.iter().any(|e| matches!(e, DeviceEvent::RenewTicket { .. })));
 }
 
+/// The host's ticket ends later, so it is tried first; it was revoked. The attempt with the other one is lost, and that is
+/// no reason to wait for a quarter of an hour.
+// SPEC: R-one-refused
+#[test]
+fn one_of_two_tickets_is_refused_and_the_others_packets_are_lost() {
+    let pair = with_ticket(&[1, 2], 2, Duration::ZERO, DAY);
+    let resume = pair.device.resume();
+    let mut later = Pair::with(config(&[1]), DeviceConfig::default());
+    later.run(Duration::from_secs(10));
+    let (now, clock) = (later.now, unix(later.now));
+    let old = key(1).mint(&TicketSpec { issued: clock - DAY, ..spec(now, 90 * DAY) }, &[4; 32]).unwrap();
+    later.service.revoke(now, &AccountId::of(ACCOUNT), DeviceId([1; 16]), clock - DAY / 2);
+    later.device = Device::new(Arc::default(), old, Some(resume), Seed::new([50; 32]), now, clock);
+    later.events.clear();
+    let refusals = |pair: &Pair| pair.service.stats().refused_for(RefusalReason::Revoked);
+    while refusals(&later) == 0 {
+        later.run(Duration::from_millis(10));
+    }
+    later.run(Duration::from_millis(50));
+    // Until the first one has been refused once more, whatever it is that is tried.
+    while refusals(&later) == 1 {
+        later.cut = later.device.ticket().expiry() < clock + 2 * DAY;
+        later.run(Duration::from_millis(10));
+    }
+    later.cut = false;
+    later.run(Duration::from_millis(50));
+    let asked = later.events.iter().filter(|e| matches!(e, DeviceEvent::RenewTicket { .. })).count();
+    assert_eq!((asked, is_connected(&later.events)), (1, false));
+    later.run(Duration::from_secs(10));
+    assert!(is_connected(&later.events), "{:?}", later.events);
+}
+
 // SPEC: R-renewal-secret
 #[test]
 fn no_ticket_is_renewed_over_keys_that_the_old_one_opens() {
