@@ -27,6 +27,8 @@ pub struct Serial(pub u64);
 impl Serial {
     /// Before the first event.
     pub const ZERO: Self = Self(0);
+    /// The highest that a packet can carry.
+    pub const MAX: Self = Self((1 << 62) - 1);
 
     /// The one after this.
     #[must_use]

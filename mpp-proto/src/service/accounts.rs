@@ -104,6 +104,7 @@ impl Accounts {
             let other = head.epoch.is_some_and(|epoch| is.epoch != Some(epoch) || is.newest != head.newest);
             return if other { Err(PublishError::Open { newest: is.newest }) } else { Ok(index) };
         }
+        within(head.newest)?;
         let full = PublishError::Capacity { limit: self.config.accounts };
         let log = match head.newest {
             Serial::ZERO => NIL,
@@ -179,6 +180,7 @@ impl Accounts {
         if known != Writer::Nobody && known != writer {
             return Err(PublishError::Writers { host: known == Writer::Host });
         }
+        within(self.log(index).newest().next())?;
         let at = self.log_index(index)?;
         let limits = Limits { events: self.config.ring_events, bytes: self.config.ring_bytes };
         let urgent = event.urgency == crate::channel::Urgency::High;
@@ -202,6 +204,7 @@ impl Accounts {
 
     /// The host has lost the serials up to here.
     pub(super) fn skip(&mut self, index: u32, upto: Serial) -> Result<(), PublishError> {
+        within(upto)?;
         let count = self.log_mut(index)?.skip_to(upto);
         let owed = count.wrapping_mul(u64::from(self.slab[index].live));
         self.books.owed = self.books.owed.wrapping_add(owed);
@@ -264,4 +267,9 @@ fn draw_epoch(rng: &mut Rng) -> Epoch {
             return epoch;
         }
     }
+}
+
+/// A serial that no packet could carry is a mistake of the host.
+fn within(serial: Serial) -> Result<(), PublishError> {
+    if serial <= Serial::MAX { Ok(()) } else { Err(PublishError::Serial { got: serial }) }
 }

@@ -177,6 +177,12 @@ pub enum PublishError {
         /// What was given.
         got: Serial,
     },
+    /// There are no serials above [`Serial::MAX`].
+    #[error("serial {got} is above the highest that a packet can carry, {}", Serial::MAX)]
+    Serial {
+        /// What was given, or what the next event would get.
+        got: Serial,
+    },
     /// The channel has its serials from somebody else.
     #[error(
         "two writers: the serials of this channel are given by {}, and a channel has one writer",

@@ -236,7 +236,7 @@ impl Service {
     /// Opens a channel, with its history if it has one. A channel that is open already is left as it is.
     ///
     /// # Errors
-    /// [`PublishError::Capacity`] if the table of channels is full; [`PublishError::OtherShard`];
+    /// [`PublishError::Capacity`] if the table of channels is full; [`PublishError::OtherShard`]; [`PublishError::Serial`];
     /// [`PublishError::Open`] if the channel is open with another history: a device was faster than the host.
     pub fn restore(&mut self, head: AccountHead) -> Result<(), PublishError> {
         self.own(&head.account)?;
@@ -301,7 +301,7 @@ impl Service {
     /// gap in every store.
     ///
     /// # Errors
-    /// [`PublishError::UnknownAccount`], [`PublishError::Capacity`].
+    /// [`PublishError::UnknownAccount`], [`PublishError::Capacity`], [`PublishError::Serial`].
     pub fn skip(&mut self, account: &AccountId, upto: Serial) -> Result<(), PublishError> {
         let index = self.channel(account)?;
         self.accounts.skip(index, upto)?;

@@ -28,6 +28,29 @@ fn a_device_that_hears_of_nothing_survives_a_new_epoch() {
     assert_eq!(pair.device.state(), ConnectionState::Connected);
 }
 
+/// The channel's last events get through, and what would be beyond them is the host's mistake.
+#[test]
+fn serials_end_where_packets_cannot_carry_them() {
+    let mut pair = Pair::new();
+    let account = AccountId::of(ACCOUNT);
+    let beyond = Serial(Serial::MAX.0 + 1);
+    let error = Err(PublishError::Serial { got: beyond });
+    let head = |newest| AccountHead::restored(account, Epoch([7; 8]), newest);
+    assert_eq!(pair.service.restore(head(beyond)), error);
+    pair.service.restore(head(Serial(Serial::MAX.0 - 3))).unwrap();
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.publish(event("last but two")), Serial(Serial::MAX.0 - 2));
+    assert_eq!(pair.service.skip(&account, beyond), error);
+    pair.service.skip(&account, Serial(Serial::MAX.0 - 1)).unwrap();
+    assert_eq!(pair.publish(event("last")), Serial::MAX);
+    let more = pair.service.publish(pair.now, &account, event("none"));
+    assert_eq!(more, error.map(|()| Serial::ZERO));
+    pair.run(Duration::from_secs(5));
+    let newest = pair.notifications.back().map(|n| n.position);
+    assert_eq!(newest, Some(Serial::MAX));
+    assert_eq!(pair.device.stats().connects, 1);
+}
+
 #[test]
 fn a_history_that_went_back_stops_no_device() {
     let mut pair = Pair::new();
