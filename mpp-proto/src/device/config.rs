@@ -28,7 +28,8 @@ pub struct DeviceConfig {
     /// The network that the machine is on at the start; later ones are named by
     /// [`Device::handle_network_change`](super::Device::handle_network_change). Default: none, it is not known.
     pub network: Option<NetworkId>,
-    /// The largest UDP payload to send and to take, 1200 to 1452 bytes. Default: 1200.
+    /// The largest UDP payload to send and to take, 1200 to 1452 bytes; after an attempt that came to nothing 1200 is
+    /// tried, since the path may not carry more. Default: 1200.
     pub packet_size: u16,
     /// Offer an X25519 share, so that a ticket that leaks later opens no recording. Default: true.
     pub forward_secrecy: bool,

@@ -19,7 +19,7 @@ use crate::channel::NotificationKind;
 use crate::ids::{Epoch, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, DropReason, Path};
 use crate::time::Instant;
-use crate::wire::{Code, Endpoint, MAX_CONNECT_SERIAL, MIN_PACKET};
+use crate::wire::{Code, Endpoint, MAX_CONNECT_SERIAL, MAX_PACKET, MIN_PACKET};
 
 /// A ticket was refused and there is another: that one is tried within this time.
 const OTHER_TICKET: Duration = Duration::from_secs(1);
@@ -49,13 +49,15 @@ impl Device {
         let unix = self.calendar.unix(now).as_millis();
         self.connect_serial = unix.max(self.connect_serial.saturating_add(1)).min(MAX_CONNECT_SERIAL);
         let Anchor { epoch, position, covered } = *self.inbox.received();
+        // The exchange has the size that it offers. If the last one came to nothing, the path may not carry that.
+        let largest = if self.failures == 0 { MAX_PACKET } else { MIN_PACKET };
         let proposal = Proposal {
             connect_serial: self.connect_serial,
             epoch,
             position,
             filter: self.filter,
             covered,
-            packet_size: self.config.packet_size.clamp(MIN_PACKET as u16, crate::wire::MAX_PACKET as u16),
+            packet_size: self.config.packet_size.clamp(MIN_PACKET as u16, largest as u16),
             interval: self.config.interval,
             forward_secrecy: self.config.forward_secrecy,
             beside: beside.is_some(),

@@ -411,3 +411,24 @@ fn a_filter_widened_while_away_tells_of_what_it_did_not_cover() {
     });
     assert_eq!(taken(&mut pair), [gap(&[StoreId::OUTBOUND]), "after".into(), "and this".into()]);
 }
+
+/// Where full packets do not pass, smaller ones are offered next.
+// SPEC: R-offer-least
+#[test]
+fn a_path_that_carries_no_large_packets_is_used_with_small_ones() {
+    let mut config = DeviceConfig::default();
+    config.packet_size = 1452;
+    let mut services =
+        ServiceConfig::new(ServiceSecret::new([9; 32]), vec![TicketKey::new(*b"key1", [7; 32])]);
+    services.packet_size = 1452;
+    let mut pair = Pair::with(services, config);
+    pair.deaf_above = 1400;
+    pair.run(Duration::from_secs(20));
+    assert_eq!(pair.device.stats().connects, 1);
+    pair.publish(Event::with_payload(StoreId::INBOUND, vec![7; 16_000].into()));
+    pair.run(Duration::from_secs(2));
+    assert_eq!(pair.notifications.len(), 1);
+    let longest =
+        pair.log.iter().filter(|(from, _)| from.is_none()).map(|(_, p)| p.len()).rev().take(14).max();
+    assert_eq!(longest, Some(1200));
+}
