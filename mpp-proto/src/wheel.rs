@@ -264,10 +264,11 @@ pub(crate) const fn tick_floor(now: Instant) -> u32 {
     low(now.as_millis())
 }
 
-/// [`tick`], but at most [`HORIZON`] after `now`, and `now` if it has passed, however far away it is: what can be
+/// [`tick`], but at most [`HORIZON`] after `now`, and that of `now` if it has passed, however far away it is: what can be
 /// weeks away is filed with this, and filed again if it fires before its time.
 pub(crate) fn deadline(at: Instant, now: Instant) -> u32 {
-    let ahead = at.as_micros().div_ceil(1000).saturating_sub(now.as_millis());
+    // What has passed is due at the next tick that has not: a host never sees a deadline that lies behind it.
+    let ahead = at.max(now).as_micros().div_ceil(1000).saturating_sub(now.as_millis());
     tick_floor(now).wrapping_add(ahead.min(u64::from(HORIZON)) as u32)
 }
 

@@ -432,3 +432,26 @@ fn a_path_that_carries_no_large_packets_is_used_with_small_ones() {
         pair.log.iter().filter(|(from, _)| from.is_none()).map(|(_, p)| p.len()).rev().take(14).max();
     assert_eq!(longest, Some(1200));
 }
+
+/// Nothing but chance: no path is taken for one that has become too narrow, and no deadline lies in the past.
+#[test]
+fn a_path_that_loses_three_of_ten_packets_is_not_a_narrow_one() {
+    for turn in 0..4 {
+        let mut pair = Pair::new();
+        pair.run(Duration::from_secs(1));
+        for _ in 0..turn {
+            pair.publish(Event::changed(StoreId::INBOUND));
+            pair.run(Duration::from_secs(1));
+        }
+        pair.notifications.clear();
+        pair.loss = 30;
+        for _ in 0..250 {
+            pair.publish(Event::with_payload(StoreId::INBOUND, vec![7; 16_000].into()));
+            pair.run(Duration::from_secs(20));
+            pair.log.clear();
+        }
+        pair.loss = 0;
+        pair.run(Duration::from_secs(60));
+        assert_eq!((pair.service.stats().shrunk, pair.take().len()), (0, 250));
+    }
+}
