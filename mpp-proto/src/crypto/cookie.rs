@@ -1,5 +1,5 @@
-//! The challenge of ResponderDefer (SPEC.md, "Challenge"): proof that an address receives what is sent to it, without
-//! remembering whom it was sent to.
+//! The challenge of ResponderDefer (SPEC.md, "Challenge") and the echo of probes (SPEC.md, "Probes"): proof that an
+//! address receives what is sent to it, without remembering whom it was sent to.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -52,6 +52,24 @@ impl Cookies {
         (at(bucket) | at(bucket.saturating_sub(1))).into()
     }
 
+    /// What an EndpointResponse to `remote` brings, of the connection with this packed id.
+    pub(crate) fn probe_echo(&self, now: UnixTime, remote: SocketAddr, connection: u64) -> [u8; 16] {
+        self.echo_of_bucket(now.as_millis() / BUCKET_MS, remote, connection)
+    }
+
+    /// Whether `echo` is what went there within this or the previous 15 s.
+    pub(crate) fn check_probe_echo(
+        &self,
+        now: UnixTime,
+        echo: &[u8; 16],
+        remote: SocketAddr,
+        connection: u64,
+    ) -> bool {
+        let bucket = now.as_millis() / BUCKET_MS;
+        let made_in = |bucket| self.echo_of_bucket(bucket, remote, connection).ct_eq(echo);
+        (made_in(bucket) | made_in(bucket.saturating_sub(1))).into()
+    }
+
     fn of_bucket(
         &self,
         bucket: u64,
@@ -61,13 +79,23 @@ impl Cookies {
         token_digest: &[u8; 32],
     ) -> [u8; 16] {
         let key: Zeroizing<[u8; 32]> = self.0.derive(&[b"mpp1 cookie", &bucket.to_be_bytes()]);
-        let port = remote.port().to_be_bytes();
-        // Canonical, so that a node with a dual-stack socket and one without agree; the family's number keeps the parts
-        // apart.
-        match remote.ip().to_canonical() {
-            IpAddr::V4(ip) => hmac_16(&key, &[&[4], &ip.octets(), &port, random, handshake, token_digest]),
-            IpAddr::V6(ip) => hmac_16(&key, &[&[6], &ip.octets(), &port, random, handshake, token_digest]),
-        }
+        of_address(&key, remote, [random, handshake, token_digest])
+    }
+
+    fn echo_of_bucket(&self, bucket: u64, remote: SocketAddr, connection: u64) -> [u8; 16] {
+        let key: Zeroizing<[u8; 32]> = self.0.derive(&[b"mpp1 probe", &bucket.to_be_bytes()]);
+        of_address(&key, remote, [&connection.to_be_bytes(), &[], &[]])
+    }
+}
+
+/// What only the holder of the key can make of an address and these bytes.
+fn of_address(key: &[u8; 32], remote: SocketAddr, [a, b, c]: [&[u8]; 3]) -> [u8; 16] {
+    let port = remote.port().to_be_bytes();
+    // Canonical, so that a node with a dual-stack socket and one without agree; the family's number keeps the parts
+    // apart.
+    match remote.ip().to_canonical() {
+        IpAddr::V4(ip) => hmac_16(key, &[&[4], &ip.octets(), &port, a, b, c]),
+        IpAddr::V6(ip) => hmac_16(key, &[&[6], &ip.octets(), &port, a, b, c]),
     }
 }
 
@@ -123,6 +151,28 @@ mod tests {
         assert!(!check(&challenge, from, &[2; 16], &[3; 8], b"tokem"));
         let other = Cookies::new(&ServiceSecret::new([9; 32]));
         assert!(!other.check(now, &challenge, from, &[2; 16], &[3; 8], b"token"));
+    }
+
+    // SPEC: R-probe-proven
+    #[test]
+    fn an_echo_is_good_for_its_address_its_connection_and_half_a_minute() {
+        let cookies = Cookies::new(&ServiceSecret::new([1; 32]));
+        let from = remote("192.0.2.1:5000");
+        let echo = cookies.probe_echo(UnixTime::from_millis(T), from, 7);
+        let check = |at, echo: &[u8; 16], from, connection| {
+            cookies.check_probe_echo(UnixTime::from_millis(at), echo, from, connection)
+        };
+        assert!(check(T, &echo, from, 7) && check(T + 29_999, &echo, remote("[::ffff:192.0.2.1]:5000"), 7));
+        assert!(!check(T - 1, &echo, from, 7) && !check(T + 30_000, &echo, from, 7));
+        assert!(
+            !check(T, &echo, remote("192.0.2.1:5001"), 7) && !check(T, &echo, remote("192.0.2.2:5000"), 7)
+        );
+        assert!(!check(T, &echo, from, 8));
+        for bit in 0..128 {
+            let mut bad = echo;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(!check(T, &bad, from, 7), "bit {bit}");
+        }
     }
 
     #[test]

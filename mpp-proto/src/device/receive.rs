@@ -259,6 +259,7 @@ impl Device {
                     self.push(DeviceEvent::TicketRenewed { expiry: response.expiry });
                 }
             }
+            Message::ProbeAnswer(_) => {}
             // Of a later profile.
             Message::Unknown { .. } => {}
             _ => self.protocol_error(now),

@@ -67,6 +67,8 @@ fn emit_message(message: &Message<'_>, out: &mut Vec<u8>) -> bool {
         Message::Posted(m) => m.emit(out),
         Message::EndpointRequest(m) => m.emit(out),
         Message::EndpointResponse(m) => m.emit(out),
+        Message::ProbeRequest(m) => m.emit(out),
+        Message::ProbeAnswer(m) => m.emit(out),
         Message::Failure(m) => m.emit(out),
         Message::TicketRequest(m) => m.emit(out),
         Message::TicketResponse(m) => m.emit(out),

@@ -11,8 +11,9 @@ use crate::ids::{DeviceId, Epoch, RequestId, Rights, Serial, StoreId, StoreSet};
 use crate::time::UnixTime;
 use crate::wire::{
     Acknowledge, AnswerKind, Close, Code, Connect, ConnectResponse, Emit, EndpointRequest, EndpointResponse,
-    ErrorBody, EventRef, Failure, Heartbeat, Notify, PacketExtension, Post, Posted, Purpose, Status,
-    Subscribe, Subscribed, TicketRequest, TicketResponse, TokenPlain, emit_answer, emit_plaintext_head,
+    ErrorBody, EventRef, Failure, Heartbeat, Notify, PacketExtension, Post, Posted, ProbeAnswer,
+    ProbeRequest, Purpose, Status, Subscribe, Subscribed, TicketRequest, TicketResponse, TokenPlain,
+    emit_answer, emit_plaintext_head,
 };
 
 const REQUEST: RequestId = RequestId(300);
@@ -91,6 +92,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
                 service_time: TIME,
                 stores: [(StoreId::INBOUND, newest), (StoreId::CONTACT, mark)].into_iter(),
                 unheard: 2,
+                lease: Some(Duration::from_secs(305)),
             }),
         ),
         (
@@ -123,7 +125,15 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("posted", of(&Posted { request: REQUEST, serial: Some(newest) })),
         ("endpoint_request", of(&EndpointRequest { request: REQUEST })),
-        ("endpoint_response", of(&EndpointResponse { request: REQUEST, endpoint: device_address() })),
+        (
+            "endpoint_response",
+            of(&EndpointResponse { request: REQUEST, endpoint: device_address(), echo: Some([0xec; 16]) }),
+        ),
+        (
+            "probe_request",
+            of(&ProbeRequest { request: REQUEST, silence: Duration::from_secs(110), echo: [0xec; 16] }),
+        ),
+        ("probe_answer", of(&ProbeAnswer { request: REQUEST })),
         (
             "failure",
             of(&Failure {

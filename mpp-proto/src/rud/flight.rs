@@ -23,7 +23,7 @@ const STUCK: u8 = 3;
 /// Packets sent later that have to arrive before a packet counts as lost.
 const REORDERING: u32 = 3;
 /// Timeouts in a row without a sign of life after which the sender falls silent,
-const MAX_TIMEOUTS: u8 = 5;
+pub(crate) const MAX_TIMEOUTS: u8 = 5;
 /// if this much time has passed too: on a fast path five timeouts are over within a second, which says nothing about
 /// whether anybody is there. With the timeouts of an idle path (1, 2, 4, 8, 16 s) both come together.
 const MAX_SILENCE: Duration = Duration::from_secs(31);

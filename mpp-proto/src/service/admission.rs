@@ -157,6 +157,11 @@ impl Admission {
         Entrance::Wait(wait + rng.duration(Duration::ZERO, self.spacing))
     }
 
+    /// Whether so many devices come that what can wait should: there is a queue, or half of what may come at once is gone.
+    pub(super) fn is_busy(&self, now: Instant) -> bool {
+        self.booked_until > now || !self.connects.holds(now, self.connects_reserve)
+    }
+
     /// Whether a device may be told that its connection is gone, which makes it come at once: with what is left over.
     pub(super) fn may_reset(&mut self, now: Instant) -> bool {
         self.booked_until <= now && self.connects.take(now, self.connects_reserve)

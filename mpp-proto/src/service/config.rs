@@ -69,7 +69,7 @@ pub struct ServiceConfig {
     pub node: u16,
     /// How many shards this service has, 1 to 256: an account lives on one of them, by its id modulo their number.
     /// All get the same settings; each takes its part of what is limited in all (`capacity`, `accounts`,
-    /// `ring_bytes_total`, `pending_posts`, `defer`, and the rates but that of requests). Accounts do not spread quite
+    /// `ring_bytes_total`, `pending_posts`, `probes`, `defer`, and the rates but that of requests). Accounts do not spread quite
     /// evenly, so leave some room. Default: 1.
     pub shards: u16,
     /// Connections at most, half-open ones included; five records of 64 bytes each, once used. Default: 1,048,576.
@@ -124,11 +124,19 @@ pub struct ServiceConfig {
     pub foreign_posts: ForeignPosts,
     /// Posts that may wait for the host's decision, each at most one packet. Default: 1,024.
     pub pending_posts: usize,
-    /// The shortest heartbeat interval granted. Default: 5 s.
+    /// The shortest heartbeat interval granted: a device that asks for less is slowed down to it, up to 300 s. Default:
+    /// 5 s.
     pub interval_min: Duration,
-    /// The longest heartbeat interval granted. Default: 300 s.
+    /// The longest heartbeat interval granted, and the longest silence of a [probe](Self::probes). Default: 300 s.
     pub interval_max: Duration,
+    /// Probes that may wait at once, at most one of each connection: answers that come late, by which devices find out
+    /// how rarely they may speak (SPEC.md, "Probes"). About 100 bytes each while they wait. 0: none, and devices keep
+    /// the interval they begin with. Default: 65,536.
+    pub probes: u32,
 }
+
+/// The longest silence of a probe, whatever the longest interval is.
+pub(super) const MAX_SILENCE: Duration = Duration::from_secs(300);
 
 impl ServiceConfig {
     /// The defaults, with these keys.
@@ -162,6 +170,7 @@ impl ServiceConfig {
             pending_posts: 1024,
             interval_min: Duration::from_secs(5),
             interval_max: Duration::from_secs(300),
+            probes: 1 << 16,
         }
     }
 
@@ -177,6 +186,7 @@ impl ServiceConfig {
         one.accounts = part(one.accounts);
         one.ring_bytes_total = one.ring_bytes_total.div_ceil(shards as usize);
         one.pending_posts = one.pending_posts.div_ceil(shards as usize);
+        one.probes = part(one.probes);
         one.connects_per_second = part(one.connects_per_second);
         let strangers =
             [&mut one.hints_per_prefix, &mut one.hints, &mut one.stun_per_prefix, &mut one.stun_total];

@@ -117,6 +117,11 @@ impl Pace {
         wait.is_zero()
     }
 
+    /// Whether no more than half of what may be sent at once is used up.
+    pub(super) fn has_half(&self, now: Instant) -> bool {
+        self.bucket.holds(now, self.bucket.rate.burst / 2)
+    }
+
     /// A packet was sent.
     pub(super) fn sent(&mut self, now: Instant) {
         self.bucket.take(now, 0);

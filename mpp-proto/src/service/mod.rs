@@ -12,6 +12,7 @@ mod outbox;
 mod packet;
 mod paths;
 mod posts;
+mod probes;
 mod record;
 mod refusal;
 mod renewal;
@@ -47,6 +48,7 @@ use notify::Sending;
 use outbox::Outbox;
 use paths::Validations;
 use posts::Posts;
+use probes::Probes;
 use record::{State, Table, flag};
 use revoke::Revocations;
 use shard::Layout;
@@ -100,6 +102,7 @@ pub struct Service {
     sendings: Slab<Sending>,
     validations: Validations,
     posts: Posts,
+    probes: Probes,
     /// Records with something to send.
     ready: List,
     /// Accounts whose devices have to be looked at.
@@ -154,6 +157,7 @@ impl Service {
             sendings: Slab::new(capacity),
             validations: Validations::new(capacity),
             posts: Posts::default(),
+            probes: Probes::new(config.probes),
             ready: List::default(),
             dirty: VecDeque::new(),
             outbox: Outbox::default(),
@@ -444,6 +448,7 @@ impl Service {
             crowded: self.accounts.removed.crowded,
             delivery: self.accounts.books,
             posts_waiting: self.posts.len() as u64,
+            probes_waiting: self.probes.len() as u64,
             ..self.stats
         }
     }

@@ -25,6 +25,10 @@ pub(super) enum Say {
         request: Option<RequestId>,
         /// Where the heartbeat came from.
         seen: SocketAddr,
+        /// What was sent before it came and not acknowledged.
+        unheard: u32,
+        /// The interval granted, in tenths of a second, if that is another one than was asked for.
+        granted: Option<u16>,
     },
     Subscribed {
         request: RequestId,
@@ -49,6 +53,10 @@ pub(super) enum Say {
         request: RequestId,
         path: Path,
         size: usize,
+    },
+    /// The silence that a probe asked for is over.
+    ProbeAnswer {
+        request: RequestId,
     },
     /// A path is challenged, with a packet of full size if it has to prove that too.
     Challenge {

@@ -6,18 +6,20 @@ use super::limits::Rate;
 use super::outbox::Say;
 use super::record::{MAX_DEVICE_IDENTIFIERS, State, flag};
 use super::refusal::Refusal;
+use super::timers::tenths;
 use super::{CloseReason, Route, Service};
 use crate::channel::{CollapseKey, DEFAULT_TTL, Event, EventError, Urgency};
 use crate::crypto::{ConnectionId, open_header, open_packet};
 use crate::ids::{AccountId, Epoch, RequestId, Serial};
 use crate::path::{Datagram, Disposition, DropReason, Path};
+use crate::rud::flight::MAX_TIMEOUTS;
 use crate::rud::replay::{Seen, nearest};
 use crate::time::Instant;
 use crate::wheel::tick_floor;
 use crate::wire::{
-    Code, Direction, ENDPOINT_REQUEST, HEADER, Header, Heartbeat, Message, PacketExtension, Plaintext, Post,
-    RESET_SIZE, RESET_TOKEN, SERVICE_IDENTIFIER, Subscribe, device_identifiers, parse_plaintext,
-    reset_packet,
+    Code, Direction, ENDPOINT_REQUEST, HEADER, Header, Heartbeat, Message, PROBE_REQUEST, PacketExtension,
+    Plaintext, Post, RESET_SIZE, RESET_TOKEN, SERVICE_IDENTIFIER, Subscribe, device_identifiers,
+    parse_plaintext, reset_packet,
 };
 
 /// Heartbeats that are answered though the limit on requests is exhausted.
@@ -65,7 +67,7 @@ impl Service {
         let Some(plaintext) = opened.ok().and_then(|range| payload.get(range)) else {
             return Disposition::Dropped(DropReason::Unauthentic);
         };
-        let from = From { path, size };
+        let from = From { path, size, unheard: 0 };
         self.handle_authentic(now, &from, slot, &header, plaintext);
         Disposition::Accepted
     }
@@ -109,8 +111,13 @@ impl Service {
         let seen = window.observe(header.number);
         let newest = window.highest() == Some(header.number);
         let silent_since = self.table.heard(slot, now);
+        // What comes from another socket of the device says nothing about whether its path still leads to it.
+        let aside = is_probe(plaintext.fragment) && !self.table.is_path(slot, &from.path);
+        let missed = self.missed(slot);
         if seen == Seen::New {
-            self.heard(now, slot);
+            if !aside {
+                self.heard(now, slot);
+            }
             if self.table.hot[slot].state == State::HalfOpen {
                 self.confirm(now, slot);
             }
@@ -157,10 +164,28 @@ impl Service {
         if newest && !self.table.is_path(slot, &from.path) && !is_probe(plaintext.fragment) {
             self.suggest(now, slot, from.path, from.size);
         }
-        self.handle_content(now, from, slot, &plaintext, newest);
-        if self.table.hot[slot].is_live() {
+        let from = From { unheard: missed + self.timeouts(slot), ..*from };
+        self.handle_content(now, &from, slot, &plaintext, newest);
+        if self.table.hot[slot].is_live() && !aside {
             self.reached(now, slot, silent_since);
         }
+    }
+
+    /// Questions that the device has not answered since it was last heard, and a Notify that was given up.
+    fn missed(&self, slot: u32) -> u32 {
+        let hot = &self.table.hot[slot];
+        let asked = match hot.state {
+            State::Overdue1 => 1,
+            State::Overdue2 => 2,
+            _ => 0,
+        };
+        asked + if hot.has(flag::SILENT) { u32::from(MAX_TIMEOUTS) } else { 0 }
+    }
+
+    /// How often in a row nothing came back for the Notify in flight, though it had the time to.
+    fn timeouts(&self, slot: u32) -> u32 {
+        let sending = self.sendings.get(self.table.hot[slot].sending);
+        sending.map_or(0, |sending| u32::from(sending.flight().timeouts()))
     }
 
     /// The device is there.
@@ -223,9 +248,10 @@ impl Service {
             Message::Post(post) => self.handle_post(now, slot, from, &post),
             Message::TicketRequest(ask) => self.handle_ticket_request(now, slot, &ask),
             Message::EndpointRequest(ask) => {
-                let From { path, size } = *from;
+                let From { path, size, .. } = *from;
                 self.say_to(slot, path, Say::Endpoint { request: ask.request, path, size });
             }
+            Message::ProbeRequest(ask) => self.handle_probe(now, slot, from, &ask),
             Message::Unknown { request: Some(request), .. } => {
                 self.fail(slot, from, request, Refusal::UnknownMessage);
             }
@@ -281,7 +307,6 @@ impl Service {
         heartbeat: &Heartbeat,
         newest: bool,
     ) {
-        self.table.owner[slot].interval = self.granted(heartbeat.interval);
         self.set_position(slot, heartbeat.position);
         let told = self.table.ids[slot].told;
         let account = self.table.owner[slot].account;
@@ -301,8 +326,15 @@ impl Service {
             books.confirmed = books.confirmed.wrapping_add(heartbeat.mark.0 - told.0);
             self.told(slot, heartbeat.mark);
         }
-        let seen = from.path.remote;
-        self.answer_to(slot, from, Say::Status { request: Some(heartbeat.request), seen });
+        let granted = self.granted(heartbeat.interval);
+        self.table.owner[slot].interval = granted;
+        let say = Say::Status {
+            request: Some(heartbeat.request),
+            seen: from.path.remote,
+            unheard: from.unheard,
+            granted: (granted != tenths(heartbeat.interval)).then_some(granted),
+        };
+        self.answer_to(slot, from, say);
     }
 
     fn set_position(&mut self, slot: u32, position: Serial) {
@@ -348,13 +380,15 @@ impl Service {
 /// Where a packet came from, and how large it was.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct From {
-    path: Path,
+    pub(super) path: Path,
     size: usize,
+    /// What was sent to the device before this packet came, and neither acknowledged nor still on its way.
+    unheard: u32,
 }
 
 /// Whether a message only asks about the path it comes from, which need not be the connection's.
 fn is_probe(fragment: &[u8]) -> bool {
-    fragment.first().is_some_and(|ty| *ty == ENDPOINT_REQUEST)
+    fragment.first().is_some_and(|ty| matches!(*ty, ENDPOINT_REQUEST | PROBE_REQUEST))
 }
 
 /// The event in a Post from `poster` (if that is another account), if it keeps the limits.

@@ -113,7 +113,7 @@ impl Validations {
 }
 
 /// Slots are the service's own numbers: nobody chooses them.
-const fn hash(slot: u32) -> u64 {
+pub(super) const fn hash(slot: u32) -> u64 {
     (slot as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 

@@ -56,6 +56,8 @@ pub enum RefusalReason {
     Undecided,
     /// The host refused the post.
     Host,
+    /// A probe that was too long, did not prove its address, or came when there was no time for it.
+    Probes,
 }
 
 impl RefusalReason {
@@ -83,10 +85,11 @@ impl RefusalReason {
         Self::PostsWaiting,
         Self::Undecided,
         Self::Host,
+        Self::Probes,
     ];
 
     /// The number of reasons, for tables of counters.
-    pub const COUNT: usize = 22;
+    pub const COUNT: usize = 23;
 }
 
 /// The reason, and what there is to say about it.
@@ -140,15 +143,25 @@ pub(super) enum Refusal {
     Undecided { retry_after: Duration },
     /// The host does not take it.
     Host { code: Code, retry_after: Duration },
+    /// No time for probes.
+    Probes { retry_after: Duration },
+    /// The silence asked for is too long.
+    ProbeTooLong { limit: Duration },
+    /// The echo does not prove the address of the probe.
+    ProbeEcho,
 }
 
 impl Refusal {
     pub(super) const fn code(self) -> Code {
         match self {
-            Self::Connect | Self::UnknownMessage | Self::Event(_) => Code::BAD_REQUEST,
+            Self::Connect | Self::UnknownMessage | Self::Event(_) | Self::ProbeTooLong { .. } => {
+                Code::BAD_REQUEST
+            }
             Self::Expired => Code::TICKET_EXPIRED,
             Self::Future | Self::Revoked => Code::UNAUTHORIZED,
-            Self::NoRightToReceive | Self::NoRightToPost | Self::NoTicket(_) => Code::FORBIDDEN,
+            Self::NoRightToReceive | Self::NoRightToPost | Self::NoTicket(_) | Self::ProbeEcho => {
+                Code::FORBIDDEN
+            }
             Self::UnknownAccount => Code::UNKNOWN_ACCOUNT,
             Self::Serial { .. } => Code::CONFLICT,
             Self::Exchanges { .. }
@@ -163,6 +176,7 @@ impl Refusal {
             | Self::Channels { .. }
             | Self::Unavailable
             | Self::PostsWaiting { .. }
+            | Self::Probes { .. }
             | Self::Undecided { .. } => Code::UNAVAILABLE,
         }
     }
@@ -194,6 +208,7 @@ impl Refusal {
             }
             Self::Undecided { .. } => RefusalReason::Undecided,
             Self::Host { .. } => RefusalReason::Host,
+            Self::Probes { .. } | Self::ProbeTooLong { .. } | Self::ProbeEcho => RefusalReason::Probes,
         }
     }
 
@@ -210,6 +225,7 @@ impl Refusal {
             | Self::PostsOfOneWaiting { retry_after }
             | Self::PostsOfOne { retry_after }
             | Self::Undecided { retry_after }
+            | Self::Probes { retry_after }
             | Self::Host { retry_after, .. } => retry_after,
             _ => Duration::ZERO,
         }
@@ -265,6 +281,9 @@ impl fmt::Display for Refusal {
             Self::PostsOfOne { .. } => f.write_str("1,024 posts of an account in 10 minutes"),
             Self::Undecided { .. } => f.write_str("nobody decided about the post in 20 s"),
             Self::Host { .. } => f.write_str("the host of the service does not take the post"),
+            Self::Probes { .. } => f.write_str("no time for probes now"),
+            Self::ProbeTooLong { limit } => write!(f, "probes of at most {} s", limit.as_secs()),
+            Self::ProbeEcho => f.write_str("the echo is not of this address, connection and time"),
         }
     }
 }
@@ -340,6 +359,9 @@ mod tests {
             Refusal::PostsOfOne { retry_after },
             Refusal::Undecided { retry_after },
             Refusal::Host { code: Code::FORBIDDEN, retry_after },
+            Refusal::Probes { retry_after },
+            Refusal::ProbeTooLong { limit: Duration::MAX },
+            Refusal::ProbeEcho,
         ];
         for reason in reasons.into_iter().chain(events.map(Refusal::Event)) {
             let text = reason.detail();

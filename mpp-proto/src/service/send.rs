@@ -3,14 +3,15 @@
 use super::Service;
 use super::outbox::{Out, Say};
 use super::record::State;
+use super::timers::lease_of;
 use crate::batch::TransmitBatch;
 use crate::crypto::{PacketKeys, seal_packet};
 use crate::path::Path;
 use crate::time::Instant;
 use crate::wire::{
     AEAD_TAG, Close, DEVICE_IDENTIFIER, Direction, Emit, EndpointResponse, Failure, HEADER, Header,
-    MIN_PACKET, PacketExtension, Posted, RESET_TOKEN, SERVICE_IDENTIFIER, SliceSink, Status, Subscribed,
-    emit_plaintext_head,
+    MIN_PACKET, PacketExtension, Posted, ProbeAnswer, RESET_TOKEN, SERVICE_IDENTIFIER, SliceSink, Status,
+    Subscribed, emit_plaintext_head,
 };
 
 /// Stores that a Status lists at most, so that it fits one packet.
@@ -61,6 +62,8 @@ impl Service {
                 let len = self.write_say(now, slot, say, room);
                 let allowed = match say {
                     Say::Endpoint { size, .. } => len <= size,
+                    // To an address that was proven when it asked, and smaller than the request.
+                    Say::ProbeAnswer { .. } => true,
                     _ => to.is_none_or(|to| self.table.is_path(slot, &to) || self.may_send(slot, &to, len)),
                 };
                 if !allowed {
@@ -91,7 +94,7 @@ impl Service {
         let probe = matches!(say, Say::Status { request: None, .. });
         let header = Header { wanted: probe, ..Header::single(number, Direction::ToInitiator) };
         match say {
-            Say::Status { request, seen } => {
+            Say::Status { request, seen, unheard, granted } => {
                 let owner = &self.table.owner[slot];
                 let log = self.accounts.log(owner.account);
                 let (told, filter) = (self.table.ids[slot].told, owner.filter);
@@ -102,7 +105,8 @@ impl Service {
                     endpoint: Some(seen),
                     service_time: self.calendar.unix(now),
                     stores: stores.take(MAX_STATUS_STORES),
-                    unheard: 0,
+                    unheard,
+                    lease: granted.map(lease_of),
                 };
                 self.seal_message(slot, &header, &[], &status, room)
             }
@@ -118,8 +122,12 @@ impl Service {
                 self.seal_message(slot, &header, &[], &failure, room)
             }
             Say::Endpoint { request, path, .. } => {
-                let response = EndpointResponse { request, endpoint: path.remote };
+                let echo = self.probe_echo(now, slot, &path);
+                let response = EndpointResponse { request, endpoint: path.remote, echo };
                 self.seal_message(slot, &header, &[], &response, room)
+            }
+            Say::ProbeAnswer { request } => {
+                self.seal_message(slot, &header, &[], &ProbeAnswer { request }, room)
             }
             Say::Challenge { challenge, pad } => {
                 let challenge = [PacketExtension::PathChallenge(challenge)];

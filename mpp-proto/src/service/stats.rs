@@ -46,7 +46,7 @@ impl<const N: usize> Sum for [u64; N] {
 }
 
 summed! {
-/// Counters since the start of a service; the last six are gauges.
+/// Counters since the start of a service; the last seven are gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceStats {
@@ -118,6 +118,10 @@ pub struct ServiceStats {
     pub delivery: Delivery,
     /// Posts about which the host did not decide in time.
     pub posts_expired: u64,
+    /// Probes of devices that find out how long their network remembers them, taken.
+    pub probes: u64,
+    /// Those of them whose answer is still to come.
+    pub probes_waiting: u64,
     /// Posts that wait for the host's decision.
     pub posts_waiting: u64,
     /// Devices connected.

@@ -7,6 +7,7 @@ use super::event::{CloseReason, ServiceEvent};
 use super::notify::Sending;
 use super::outbox::Say;
 use super::paths::Validation;
+use super::probes::Probe;
 use super::record::{Hot, State, flag};
 use super::{Progress, Service};
 use crate::pool::{Chunks, Slab};
@@ -25,6 +26,10 @@ const VALIDATION: u32 = 1 << 29;
 
 /// Or the one of the posts that wait.
 const POSTS: u32 = 1 << 28;
+/// Or that of a [`Probe`].
+const PROBE: u32 = VALIDATION | POSTS;
+/// The bits that say whose it is.
+const KIND: u32 = SENDING | VALIDATION | POSTS;
 const _: () = assert!(crate::crypto::ConnectionId::MAX_SLOT < POSTS);
 
 /// The timers of the wheel live in the records and in what is being sent.
@@ -33,13 +38,15 @@ struct Timers<'a> {
     sendings: &'a mut Slab<Sending>,
     validations: &'a mut Slab<Validation>,
     posts: &'a mut Node,
+    probes: &'a mut Slab<Probe>,
 }
 
 impl Nodes for Timers<'_> {
     fn node(&mut self, key: u32) -> &mut Node {
-        match key & (SENDING | VALIDATION | POSTS) {
-            SENDING => &mut self.sendings[key & !SENDING].timer,
-            VALIDATION => &mut self.validations[key & !VALIDATION].timer,
+        match key & KIND {
+            SENDING => &mut self.sendings[key & !KIND].timer,
+            VALIDATION => &mut self.validations[key & !KIND].timer,
+            PROBE => &mut self.probes[key & !KIND].timer,
             POSTS => self.posts,
             _ => &mut self.hot[key].timer,
         }
@@ -60,10 +67,11 @@ impl Service {
                 self.handled = now;
                 return Progress::Done;
             };
-            match key & (SENDING | VALIDATION | POSTS) {
+            match key & KIND {
                 POSTS => self.posts_timer(now),
-                SENDING => self.sending_timer(now, key & !SENDING),
-                VALIDATION => self.validation_timer(now, key & !VALIDATION),
+                SENDING => self.sending_timer(now, key & !KIND),
+                VALIDATION => self.validation_timer(now, key & !KIND),
+                PROBE => self.probe_timer(key & !KIND),
                 _ => self.record_timer(now, key),
             }
         }
@@ -88,6 +96,17 @@ impl Service {
         wheel.schedule(&mut timers, validation | VALIDATION, deadline(at, now));
     }
 
+    /// Sets the timer of a probe.
+    pub(super) fn schedule_probe(&mut self, probe: u32, at: Instant, now: Instant) {
+        let (wheel, mut timers) = self.timers();
+        wheel.schedule(&mut timers, probe | PROBE, deadline(at, now));
+    }
+
+    pub(super) fn cancel_probe(&mut self, probe: u32) {
+        let (wheel, mut timers) = self.timers();
+        wheel.cancel(&mut timers, probe | PROBE);
+    }
+
     /// Sets the timer of the posts that wait.
     pub(super) fn schedule_posts(&mut self, at: Instant, now: Instant) {
         let (wheel, mut timers) = self.timers();
@@ -100,9 +119,9 @@ impl Service {
     }
 
     fn timers(&mut self) -> (&mut Wheel, Timers<'_>) {
-        let Self { wheel, table, sendings, validations, posts, .. } = self;
-        let (hot, posts) = (&mut table.hot, &mut posts.timer);
-        (wheel, Timers { hot, sendings, validations: &mut validations.slab, posts })
+        let Self { wheel, table, sendings, validations, posts, probes, .. } = self;
+        let (validations, posts, probes) = (&mut validations.slab, &mut posts.timer, &mut probes.slab);
+        (wheel, Timers { hot: &mut table.hot, sendings, validations, posts, probes })
     }
 
     pub(super) fn cancel_sending(&mut self, sending: u32) {
@@ -134,19 +153,18 @@ impl Service {
         let hot = &mut self.table.hot[slot];
         hot.state = state;
         let seen = hot.remote();
-        self.say(slot, Say::Status { request: None, seen });
+        self.say(slot, Say::Status { request: None, seen, unheard: 0, granted: None });
         self.schedule(slot, now + OVERDUE, now);
     }
 
     /// How long a device may be silent.
     pub(super) fn lease(&self, slot: u32) -> Duration {
-        Duration::from_millis(u64::from(self.table.owner[slot].interval) * 100) * 3 + LEASE_GRACE
+        lease_of(self.table.owner[slot].interval)
     }
 
     /// The interval granted to a device that wants this one, in tenths of a second.
     pub(super) fn granted(&self, interval: Duration) -> u16 {
-        let granted = interval.min(self.config.interval_max).max(self.config.interval_min);
-        u16::try_from(granted.as_millis().div_ceil(100)).unwrap_or(u16::MAX)
+        tenths(interval.min(self.config.interval_max).max(self.config.interval_min))
     }
 
     /// Closes a connection and keeps its keys for a moment, to answer what is still on its way.
@@ -188,6 +206,7 @@ impl Service {
     fn detach(&mut self, slot: u32) {
         self.drop_sending(slot);
         self.drop_validation(slot);
+        self.drop_probe(slot);
         self.ready.remove(&mut self.table.hot, slot);
         let account = self.table.owner[slot].account;
         let hot = &self.table.hot[slot];
@@ -268,6 +287,16 @@ impl Service {
         }
         Some(ServiceEvent::Closed { account, device, reason, position })
     }
+}
+
+/// An interval as records hold it.
+pub(super) fn tenths(interval: Duration) -> u16 {
+    u16::try_from(interval.as_millis().div_ceil(100)).unwrap_or(u16::MAX)
+}
+
+/// How long a device with an interval of so many tenths of a second may be silent.
+pub(super) fn lease_of(tenths: u16) -> Duration {
+    Duration::from_millis(u64::from(tenths) * 100) * 3 + LEASE_GRACE
 }
 
 impl CloseReason {

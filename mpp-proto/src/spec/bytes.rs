@@ -182,6 +182,9 @@ fn field(tag: u8) -> &'static str {
         161 => "token",
         162 => "secret",
         163 => "expiry",
+        164 => "renew",
+        165 => "silence",
+        166 => "echo",
         _ => panic!("field {tag} has no name here"),
     }
 }

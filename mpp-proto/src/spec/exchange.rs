@@ -7,6 +7,8 @@ use std::vec::Vec;
 
 use zeroize::Zeroizing;
 
+use core::net::SocketAddrV6;
+
 use super::bytes::{Page, expand, extract, gcm, hmac_16, sha256};
 use crate::crypto::{
     AnswerKey, ConnectKey, ConnectionId, ConnectionKeys, Cookies, ErrorKey, HedgeKey, Identifiers, Secret,
@@ -399,6 +401,20 @@ fn varint(len: usize) -> Vec<u8> {
 }
 
 const ID: ConnectionId = ConnectionId { node: 0, shard: 0, slot: 5, generation: 0x1234 };
+/// The echo in an EndpointResponse to this IPv6 address, by the crate and by the formulas.
+pub(super) fn probe_echo(page: &mut Page, endpoint: SocketAddrV6) -> [u8; 16] {
+    let bucket = (NOW.as_millis() / 15_000).to_be_bytes();
+    let key = expand(&SERVICE_SECRET, &[b"mpp1 probe", &bucket], 32);
+    let id = ID.pack().to_be_bytes();
+    let input = [&[6][..], &endpoint.ip().octets(), &endpoint.port().to_be_bytes(), &id].concat();
+    let echo: [u8; 16] = hmac_16(&key, &[&input]).try_into().unwrap();
+    let cookies = Cookies::new(&ServiceSecret::new(SERVICE_SECRET));
+    assert_eq!(cookies.probe_echo(NOW, endpoint.into(), ID.pack()), echo);
+    page.text("The echo for the socket at [2001:db8::7]:4000:");
+    page.values(&[("probe key", &key), ("input", &input), ("echo", &echo)]);
+    echo
+}
+
 const SEED: [u8; 32] = [0x51; 32];
 
 /// Three identifiers, each with its reset token.

@@ -261,6 +261,7 @@ impl Host {
             service_time: unix(self.now),
             stores: core::iter::empty(),
             unheard: 0,
+            lease: None,
         };
         let header = self.header();
         self.send(&header, &[], &bytes_of(&status));

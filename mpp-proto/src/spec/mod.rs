@@ -9,6 +9,7 @@ mod host;
 mod limits;
 mod packets;
 mod paths;
+mod probes;
 mod renewal;
 mod requirements;
 mod service;

@@ -4,17 +4,19 @@ use std::format;
 
 use std::vec::Vec;
 
+use core::net::SocketAddrV6;
 use core::time::Duration;
 
 use super::bytes::{Page, aes_block, gcm, hex, sha256};
-use super::exchange::{DEVICE, EPOCH, Exchange, NOW, OWN, bytes_of, stores};
+use super::exchange::{DEVICE, EPOCH, Exchange, NOW, OWN, bytes_of, probe_echo, stores};
 use crate::crypto::{PacketKeys, seal_packet};
 use crate::ids::{RequestId, Serial, StoreId, StoreSet};
 use crate::stun::{BindingRequest, fingerprint};
 use crate::wire::{
     AEAD_TAG, Ack, Acknowledge, Close, Code, Direction, Emit, EndpointRequest, EndpointResponse, EventRef,
-    Failure, HEADER, Header, Heartbeat, Message, Notify, PacketExtension, Post, Posted, Status, Subscribe,
-    Subscribed, TicketRequest, TicketResponse, emit_plaintext_head, fragment_capacity, reset_packet,
+    Failure, HEADER, Header, Heartbeat, Message, Notify, PacketExtension, Post, Posted, ProbeAnswer,
+    ProbeRequest, Status, Subscribe, Subscribed, TicketRequest, TicketResponse, emit_plaintext_head,
+    fragment_capacity, reset_packet,
 };
 
 /// A packet and what it was made of.
@@ -106,6 +108,7 @@ fn heartbeat(page: &mut Page, exchange: &Exchange) {
         service_time: NOW,
         stores: [(StoreId::INBOUND, Serial(42))].into_iter(),
         unheard: 0,
+        lease: None,
     };
     let bytes = message(page, "Status", &status);
     show(page, &make(exchange, &down(0), &[], &bytes));
@@ -226,8 +229,17 @@ fn others(page: &mut Page) {
     message(page, "Posted", &Posted { request, serial: None });
     let request = RequestId(300);
     message(page, "EndpointRequest", &EndpointRequest { request });
-    let endpoint = "[2001:db8::7]:4000".parse().unwrap();
-    message(page, "EndpointResponse", &EndpointResponse { request, endpoint });
+    let endpoint: SocketAddrV6 = "[2001:db8::7]:4000".parse().unwrap();
+    let echo = probe_echo(page, endpoint);
+    message(
+        page,
+        "EndpointResponse",
+        &EndpointResponse { request, endpoint: endpoint.into(), echo: Some(echo) },
+    );
+    page.text("A probe from the same socket, for an answer after 110 s of silence; and the answer.");
+    let request = RequestId(301);
+    message(page, "ProbeRequest", &ProbeRequest { request, silence: Duration::from_secs(110), echo });
+    message(page, "ProbeAnswer", &ProbeAnswer { request });
     let retry_after = Duration::from_secs(9);
     let (code, detail) = (Code::TOO_MANY_REQUESTS, "256 posts in 10 min");
     message(page, "Failure", &Failure { request: RequestId(4), code, retry_after, detail });

@@ -8,7 +8,7 @@ use super::endpoint::{put_address_item, read_address};
 use super::ext::{Seen, array_value, put_end, put_item, put_varint_item, varint_value};
 use super::notify::{check_event, check_stores};
 use super::{
-    ExtensionList, MAX_ACCOUNT, MAX_DETAIL, MAX_KEY, MAX_PACKET, MAX_PAYLOAD, MAX_TOKEN, MIN_PACKET,
+    ECHO, ExtensionList, MAX_ACCOUNT, MAX_DETAIL, MAX_KEY, MAX_PACKET, MAX_PAYLOAD, MAX_TOKEN, MIN_PACKET,
     Malformed, Parsed, Sink,
 };
 use crate::ids::{Epoch, RequestId, Serial, StoreId, StoreSet};
@@ -90,6 +90,10 @@ pub(crate) mod tag {
     pub(crate) const EXPIRY: u8 = 163;
     /// Renew: empty.
     pub(crate) const RENEW: u8 = 164;
+    /// Silence: varint, ms.
+    pub(crate) const SILENCE: u8 = 165;
+    /// Echo: 16 bytes.
+    pub(crate) const ECHO: u8 = 166;
 }
 
 /// The longest time to live: 30 days.
@@ -136,6 +140,8 @@ pub(super) struct Fields<'a> {
     pub(super) secret: Option<&'a [u8; 32]>,
     pub(super) expiry: Option<UnixTime>,
     pub(super) renew: bool,
+    pub(super) silence: Option<Duration>,
+    pub(super) echo: Option<[u8; ECHO]>,
 }
 
 impl<'a> Fields<'a> {
@@ -146,7 +152,7 @@ impl<'a> Fields<'a> {
         for (tag, value) in list.iter() {
             if tag == tag::EVENT {
                 check_event(value)?;
-            } else if (tag::REQUEST..=tag::RENEW).contains(&tag) {
+            } else if (tag::REQUEST..=tag::ECHO).contains(&tag) {
                 seen.once(tag)?;
                 fields.set(tag, value)?;
             }
@@ -192,6 +198,8 @@ impl<'a> Fields<'a> {
             tag::SECRET => self.secret = Some(value.try_into().map_err(|_| Malformed)?),
             tag::EXPIRY => self.expiry = Some(UnixTime::from_millis(varint_value(value)?)),
             tag::RENEW => self.renew = limited(value, 0, 0).map(|_| true)?,
+            tag::SILENCE => self.silence = Some(millis(value)?),
+            tag::ECHO => self.echo = Some(array_value(value)?),
             _ => {}
         }
         Ok(())

@@ -8,7 +8,8 @@ use core::time::Duration;
 
 use super::fields::{FieldWriter, Fields, as_millis, given, tag};
 use super::{
-    Code, DEVICE_IDENTIFIER, Emit, Events, ExtensionList, Malformed, Notify, Parsed, RESET_TOKEN, Reader,
+    Code, DEVICE_IDENTIFIER, ECHO, Emit, Events, ExtensionList, Malformed, Notify, Parsed, ProbeAnswer,
+    ProbeRequest, RESET_TOKEN, Reader,
 };
 use super::{
     MAX_CONNECT_SERIAL, MIN_PACKET, SERVICE_IDENTIFIER, Sink, Status, StoreStatuses, TicketRequest,
@@ -31,6 +32,8 @@ pub(crate) mod ty {
     pub(crate) const POSTED: u8 = 10;
     pub(crate) const ENDPOINT_REQUEST: u8 = 11;
     pub(crate) const ENDPOINT_RESPONSE: u8 = 12;
+    pub(crate) const PROBE_REQUEST: u8 = 13;
+    pub(crate) const PROBE_ANSWER: u8 = 14;
     pub(crate) const FAILURE: u8 = 22;
     pub(crate) const TICKET_REQUEST: u8 = 23;
     pub(crate) const TICKET_RESPONSE: u8 = 24;
@@ -189,6 +192,8 @@ pub(crate) struct EndpointResponse {
     pub(crate) request: RequestId,
     /// Mandatory.
     pub(crate) endpoint: SocketAddr,
+    /// Shows in a ProbeRequest that this has arrived there. Default: none, the service answers no probes.
+    pub(crate) echo: Option<[u8; ECHO]>,
 }
 
 /// A request was refused.
@@ -233,6 +238,8 @@ pub(crate) enum Message<'a> {
     Posted(Posted),
     EndpointRequest(EndpointRequest),
     EndpointResponse(EndpointResponse),
+    ProbeRequest(ProbeRequest),
+    ProbeAnswer(ProbeAnswer),
     Failure(Failure<'a>),
     TicketRequest(TicketRequest<'a>),
     TicketResponse(TicketResponse<'a>),
@@ -250,6 +257,7 @@ impl<'a> Message<'a> {
             | Self::Subscribe(Subscribe { request, .. })
             | Self::Post(Post { request, .. })
             | Self::EndpointRequest(EndpointRequest { request })
+            | Self::ProbeRequest(ProbeRequest { request, .. })
             | Self::TicketRequest(TicketRequest { request, .. }) => Some(*request),
             Self::Unknown { request } => *request,
             _ => None,
@@ -288,7 +296,10 @@ impl<'a> Message<'a> {
             ty::ENDPOINT_RESPONSE => Self::EndpointResponse(EndpointResponse {
                 request: given(f.request)?,
                 endpoint: given(f.endpoint)?,
+                echo: f.echo,
             }),
+            ty::PROBE_REQUEST => Self::ProbeRequest(ProbeRequest::from_fields(&f)?),
+            ty::PROBE_ANSWER => Self::ProbeAnswer(ProbeAnswer::from_fields(&f)?),
             ty::FAILURE => Self::Failure(Failure {
                 request: given(f.request)?,
                 code: given(f.code)?,
@@ -502,6 +513,7 @@ impl Emit for EndpointResponse {
         let mut w = FieldWriter::new(sink, ty::ENDPOINT_RESPONSE);
         w.request(self.request);
         w.endpoint(Some(self.endpoint));
+        w.optional_bytes(tag::ECHO, self.echo.as_ref().map(<[u8; ECHO]>::as_slice));
         w.end();
     }
 }

@@ -28,6 +28,7 @@ mod header;
 mod message;
 mod notify;
 mod plaintext;
+mod probe;
 mod reader;
 mod renewal;
 mod sink;
@@ -51,7 +52,7 @@ pub(crate) use exchange::{
 };
 pub(crate) use ext::{ExtensionList, Items};
 pub(crate) use header::{Ack, Direction, Header};
-pub(crate) use message::ty::{ENDPOINT_REQUEST, TICKET_RESPONSE};
+pub(crate) use message::ty::{ENDPOINT_REQUEST, PROBE_REQUEST, TICKET_RESPONSE};
 pub(crate) use message::{
     Acknowledge, Connect, ConnectResponse, EndpointRequest, EndpointResponse, ErrorBody, Failure, Heartbeat,
     Message, Post, Posted, Subscribe, Subscribed,
@@ -61,6 +62,7 @@ pub(crate) use plaintext::{
     Close, PacketExtension, Plaintext, device_identifiers, emit_plaintext_head, parse_plaintext,
     service_identifiers,
 };
+pub(crate) use probe::{ECHO, ProbeAnswer, ProbeRequest};
 pub(crate) use reader::Reader;
 pub(crate) use renewal::{TicketRequest, TicketResponse};
 pub(crate) use sink::{Emit, LenSink, Overflow, Sink, SliceSink};

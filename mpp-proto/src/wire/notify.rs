@@ -2,6 +2,7 @@
 //! them from where its events lie and the device reads them from where they arrived, and nothing is collected.
 
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use super::fields::{FieldWriter, Fields, given, tag};
 use super::message::ty;
@@ -190,6 +191,8 @@ pub(crate) struct Status<I> {
     pub(crate) stores: I,
     /// How many transmissions to the device stayed without acknowledgement since it was last heard. Default: 0.
     pub(crate) unheard: u32,
+    /// How long the service waits for a sign of life. Default: as the interval in the Heartbeat asks for.
+    pub(crate) lease: Option<Duration>,
 }
 
 impl<'a> Status<StoreStatuses<'a>> {
@@ -201,6 +204,7 @@ impl<'a> Status<StoreStatuses<'a>> {
             service_time: given(f.service_time)?,
             stores: StoreStatuses(Reader::new(f.stores)),
             unheard: f.unheard,
+            lease: f.lease,
         })
     }
 }
@@ -214,6 +218,9 @@ impl<I: Iterator<Item = (StoreId, Serial)> + Clone> Emit for Status<I> {
         w.serial(tag::NEWEST, self.newest);
         w.endpoint(self.endpoint);
         w.time(tag::SERVICE_TIME, self.service_time);
+        if let Some(lease) = self.lease {
+            w.duration(tag::LEASE, lease);
+        }
         let mut len = LenSink::default();
         self.emit_stores(&mut len);
         if len.0 > 0 {

@@ -100,13 +100,14 @@ proptest! {
     fn status(
         request in option::of(request()), newest in serial(), endpoint in option::of(address()),
         service_time in time(), told in proptest::collection::vec((store(0), serial()), 0..9), unheard: u32,
+        lease in option::of(millis()),
     ) {
-        let status = Status { request, newest, endpoint, service_time, stores: told.iter().copied(), unheard };
+        let status = Status { request, newest, endpoint, service_time, stores: told.iter().copied(), unheard, lease };
         let out = bytes_of(&status);
         let Ok(Message::Status(read)) = Message::parse(&out) else { panic!("no Status") };
         prop_assert_eq!(read.stores.collect::<Vec<_>>(), told.clone());
-        let Status { request, newest, endpoint, service_time, unheard, stores: _ } = status;
-        let want = Status { request, newest, endpoint, service_time, unheard, stores: read.stores };
+        let Status { request, newest, endpoint, service_time, unheard, lease, stores: _ } = status;
+        let want = Status { request, newest, endpoint, service_time, unheard, lease, stores: read.stores };
         check(&status, Message::Status(want));
     }
 
@@ -144,7 +145,7 @@ proptest! {
     #[test]
     fn small_messages(
         request in request(), filter in stores(), covered in stores(), position in serial(), epoch in epoch(),
-        endpoint in address(), posted in option::of(serial()),
+        endpoint in address(), posted in option::of(serial()), echo: Option<[u8; 16]>, silence in millis(),
     ) {
         let m = Acknowledge { position };
         check(&m, Message::Acknowledge(m));
@@ -156,8 +157,12 @@ proptest! {
         check(&m, Message::Posted(m));
         let m = EndpointRequest { request };
         check(&m, Message::EndpointRequest(m));
-        let m = EndpointResponse { request, endpoint };
+        let m = EndpointResponse { request, endpoint, echo };
         check(&m, Message::EndpointResponse(m));
+        let m = ProbeRequest { request, silence, echo: echo.unwrap_or_default() };
+        check(&m, Message::ProbeRequest(m));
+        let m = ProbeAnswer { request };
+        check(&m, Message::ProbeAnswer(m));
     }
 
     #[test]
@@ -221,6 +226,7 @@ proptest! {
         let stores = [(StoreId::INBOUND, Serial(300)), (StoreId::CONTACT, Serial(70_000))].into_iter();
         let status = Status {
             request: None, newest: upto, endpoint: None, service_time: UnixTime::EPOCH, stores, unheard: 2,
+            lease: None,
         };
         let post = Post {
             request: RequestId(1), post_id: [3; 16], store: StoreId::CONTACT, ttl: Some(Duration::ZERO), urgency: 2,
