@@ -79,12 +79,18 @@ pub(crate) struct Flight {
     order: [u16; MAX_PACKETS],
     next_order: u16,
     sent_at: [Instant; MAX_PACKETS],
-    last_sent: Instant,
     /// Timeouts since the last progress, and when that was.
     timeouts: u8,
     progress_at: Instant,
     /// Whether the window was halved for this datagram.
     halved: bool,
+    pace: Pace,
+}
+
+/// How fast packets follow each other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    last_sent: Instant,
     /// Packets sent since the last pause.
     burst: u8,
     paused_until: Instant,
@@ -150,8 +156,8 @@ impl Flight {
     /// after the long timeouts of an idle path. Not if there was no silence: whoever talks all the time and
     /// acknowledges nothing does not make the sender hurry.
     pub(crate) fn reached_again(&mut self, now: Instant, silent_since: Instant) -> Outcome {
-        let into_silence =
-            !self.has_arrived_in_part() && self.last_sent.since(silent_since) >= super::rtt::SLEEPY_AFTER;
+        let into_silence = !self.has_arrived_in_part()
+            && self.pace.last_sent.since(silent_since) >= super::rtt::SLEEPY_AFTER;
         if !self.is_started()
             || now.since(silent_since) < super::rtt::SLEEPY_AFTER
             || self.timeouts == 0 && !into_silence
@@ -169,6 +175,17 @@ impl Flight {
     pub(crate) const fn resume_after(&mut self, replaced: &Self) {
         self.timeouts = replaced.timeouts;
         self.progress_at = replaced.progress_at;
+        self.pace = replaced.pace;
+    }
+
+    /// Its pace.
+    pub(crate) const fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// Goes on at the pace of a datagram that this one replaces: a path carries no more because it is another message.
+    pub(crate) const fn keep_pace(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 
     /// Packets sent and neither acknowledged nor given up as lost.
@@ -183,7 +200,7 @@ impl Flight {
     /// The packet to send now, if window and pacing allow one: its index and which transmission of it this is.
     /// Taken before sealing and never given back.
     pub(crate) fn next_packet(&mut self, now: Instant, window: Window) -> Option<(u8, u8)> {
-        if self.pending == 0 || now < self.paused_until || self.in_flight() >= u32::from(window.0) {
+        if self.pending == 0 || now < self.pace.paused_until || self.in_flight() >= u32::from(window.0) {
             return None;
         }
         let index = u8::try_from(self.pending.trailing_zeros()).ok()?;
@@ -201,14 +218,14 @@ impl Flight {
         if self.next_order == 1 && self.timeouts == 0 {
             self.progress_at = now;
         }
-        if now.since(self.last_sent) >= PAUSE {
-            self.burst = 0;
+        if now.since(self.pace.last_sent) >= PAUSE {
+            self.pace.burst = 0;
         }
-        self.last_sent = now;
-        self.burst = self.burst.saturating_add(1);
-        if self.burst >= BURST {
-            self.burst = 0;
-            self.paused_until = now.saturating_add(PAUSE);
+        self.pace.last_sent = now;
+        self.pace.burst = self.pace.burst.saturating_add(1);
+        if self.pace.burst >= BURST {
+            self.pace.burst = 0;
+            self.pace.paused_until = now.saturating_add(PAUSE);
         }
         Some((index, this))
     }
@@ -285,18 +302,18 @@ impl Flight {
     /// When something is due: the end of a pause, or the timeout of what is in flight.
     pub(crate) fn deadline(&self, rtt: &Rtt, window: Window, last_heard: Instant) -> Option<Instant> {
         if !self.is_started() {
-            return None;
+            return Some(self.pace.paused_until);
         }
         let timeout = self.timeout_at(rtt, last_heard);
         if self.pending != 0 && self.in_flight() < u32::from(window.0) {
-            return Some(self.paused_until.min(timeout));
+            return Some(self.pace.paused_until.min(timeout));
         }
         Some(timeout)
     }
 
     fn timeout_at(&self, rtt: &Rtt, last_heard: Instant) -> Instant {
-        let sleepy = self.last_sent.since(last_heard) >= super::rtt::SLEEPY_AFTER;
-        self.last_sent.saturating_add(rtt.pto(self.timeouts, sleepy))
+        let sleepy = self.pace.last_sent.since(last_heard) >= super::rtt::SLEEPY_AFTER;
+        self.pace.last_sent.saturating_add(rtt.pto(self.timeouts, sleepy))
     }
 
     /// Time has passed: if the timeout has come, everything in flight counts as lost.

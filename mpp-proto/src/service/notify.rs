@@ -111,15 +111,18 @@ impl Service {
 
     /// Sends what may be sent to a device now. True if it has more than the batch had room for or the pace allowed.
     pub(super) fn transmit(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
-        if self.table.hot[slot].has(flag::URGENT) {
-            self.table.hot[slot].clear(flag::URGENT);
+        let urgent = self.table.hot[slot].has(flag::URGENT);
+        self.table.hot[slot].clear(flag::URGENT);
+        let sending = self.table.hot[slot].sending;
+        if sending == NIL || urgent || self.is_outdated(now, slot) {
+            let pace = self.sendings.get(sending).map(|replaced| replaced.flight.pace());
             self.drop_sending(slot);
-        }
-        if self.table.hot[slot].sending != NIL && self.is_outdated(now, slot) {
-            self.drop_sending(slot);
-        }
-        if self.table.hot[slot].sending == NIL && !self.begin(now, slot) {
-            return false;
+            if !self.begin(now, slot) {
+                return false;
+            }
+            if let Some(pace) = pace {
+                self.sendings[self.table.hot[slot].sending].flight.keep_pace(pace);
+            }
         }
         let more = self.send_packets(now, slot, batch);
         let hot = &self.table.hot[slot];

@@ -455,3 +455,21 @@ fn a_path_that_loses_three_of_ten_packets_is_not_a_narrow_one() {
         assert_eq!((pair.service.stats().shrunk, pair.take().len()), (0, 250));
     }
 }
+
+/// A Notify that takes the place of another goes on at its pace.
+#[test]
+fn urgent_events_in_a_row_make_no_burst() {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(1));
+    let urgent = |n: u8| Event::with_payload(StoreId::INBOUND, vec![n; 16_000].into()).urgency(Urgency::High);
+    pair.log.clear();
+    for n in 0..4 {
+        pair.publish(urgent(n));
+        pair.run(Duration::ZERO);
+    }
+    assert_eq!(pair.log.len(), 4);
+    pair.run(Duration::from_millis(1));
+    assert_eq!(pair.log.len(), 8);
+    pair.run(Duration::from_secs(5));
+    assert_eq!(pair.take().len(), 4);
+}
