@@ -82,6 +82,24 @@ fn a_device_that_knows_it_moved_is_followed_at_once() {
     assert_eq!(pair.service.stats().migrations, 5);
 }
 
+/// Without silence before the move: what was sent to where the device is not any more does not wait for its timeout.
+#[test]
+fn what_was_sent_to_the_old_address_comes_right_after_the_move() {
+    for away in (100..1900).step_by(150) {
+        let mut pair = Pair::new();
+        pair.run(Duration::from_secs(1));
+        pair.device.query_endpoint(pair.now).unwrap();
+        pair.run(Duration::from_millis(50));
+        pair.address = "203.0.113.9:7".parse().unwrap();
+        pair.publish(event("on its way"));
+        pair.run(Duration::from_millis(away));
+        pair.device.handle_network_change(pair.now, None);
+        // The heartbeat, its challenge and answer, the notification.
+        pair.run(Duration::from_millis(80));
+        assert_eq!(pair.take().len(), 1, "away for {away} ms");
+    }
+}
+
 #[test]
 fn a_faster_copy_gets_nothing_after_the_first_round_trip_and_the_true_path_stays() {
     let mut pair = Pair::new();
