@@ -1,5 +1,5 @@
 //! Binding requests of RFC 8489, answered on the service's own port: any STUN client learns from it under which address
-//! the world sees it (SPEC.md, "STUN"). Parse and emit, no state, no allocation.
+//! the world sees it (SPEC.md, "STUN"). The asking side is in `client`. Parse and emit, no state, no allocation.
 #![cfg_attr(
     not(test),
     deny(
@@ -11,7 +11,11 @@
     )
 )]
 
+mod client;
+
 use core::net::{IpAddr, SocketAddr};
+
+pub(crate) use client::{BindingAnswer, BindingQuestion, Transaction};
 
 use crate::wire::{Emit, Malformed, Parsed, Reader, STUN_COOKIE, Sink, is_binding_request};
 
@@ -24,6 +28,7 @@ const OPTIONAL: u16 = 0x8000;
 /// Types that an error names at most: it is no larger than an answer.
 const MAX_UNKNOWN: usize = 4;
 
+const BINDING_REQUEST: u16 = 0x0001;
 const BINDING_SUCCESS: u16 = 0x0101;
 const BINDING_ERROR: u16 = 0x0111;
 const ERROR_CODE: u16 = 0x0009;
@@ -54,7 +59,7 @@ const KNOWN: [u16; 11] = [
 /// A Binding request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BindingRequest {
-    transaction: [u8; 12],
+    transaction: Transaction,
     /// It came with a checksum, and so does its answer.
     fingerprint: bool,
     unknown: [u16; MAX_UNKNOWN],
@@ -71,26 +76,12 @@ impl BindingRequest {
         reader.take(8)?;
         let mut request =
             Self { transaction: reader.array()?, fingerprint: false, unknown: [0; MAX_UNKNOWN], unknowns: 0 };
-        while !reader.is_empty() {
-            // A checksum is the last attribute (section 14.7).
-            if request.fingerprint {
-                return Err(Malformed);
-            }
-            let before = packet.len().saturating_sub(reader.remaining());
-            let ty = reader.u16()?;
-            let len = usize::from(reader.u16()?);
-            let value = reader.take(len)?;
-            reader.take(len.next_multiple_of(4).saturating_sub(len))?;
-            if ty == FINGERPRINT {
-                let sum = value.first_chunk().filter(|_| len == 4).ok_or(Malformed)?;
-                if u32::from_be_bytes(*sum) != fingerprint(packet.get(..before).ok_or(Malformed)?) {
-                    return Err(Malformed);
-                }
-                request.fingerprint = true;
-            } else if ty < OPTIONAL && !KNOWN.contains(&ty) {
+        request.fingerprint = read_attributes(packet, reader, |ty, _| {
+            if ty < OPTIONAL && !KNOWN.contains(&ty) {
                 request.note_unknown(ty);
             }
-        }
+            Ok(())
+        })?;
         Ok(request)
     }
 
@@ -135,14 +126,10 @@ impl BindingResponse {
         }
     }
 
-    /// The address, combined with what every request has, so that no middlebox takes it for one and rewrites it.
     fn put_address<S: Sink>(&self, sink: &mut S) {
         let [c0, c1, ..] = STUN_COOKIE;
         let [p0, p1] = self.source.port().to_be_bytes();
         let port = [p0 ^ c0, p1 ^ c1];
-        let mut mask = [0; 16];
-        let key = STUN_COOKIE.iter().chain(&self.request.transaction);
-        mask.iter_mut().zip(key).for_each(|(m, k)| *m = *k);
         match self.source.ip().to_canonical() {
             IpAddr::V4(ip) => {
                 put_attribute_head(sink, XOR_MAPPED_ADDRESS, 8);
@@ -154,7 +141,9 @@ impl BindingResponse {
                 put_attribute_head(sink, XOR_MAPPED_ADDRESS, 20);
                 sink.put(&[0, 2]);
                 sink.put(&port);
-                sink.put(&(u128::from(ip) ^ u128::from_be_bytes(mask)).to_be_bytes());
+                sink.put(
+                    &(u128::from(ip) ^ u128::from_be_bytes(mask(&self.request.transaction))).to_be_bytes(),
+                );
             }
         }
     }
@@ -183,6 +172,44 @@ impl Emit for BindingResponse {
             sink.put(&(sum.finish() ^ FINGERPRINT_MASK).to_be_bytes());
         }
     }
+}
+
+/// Gives each attribute behind the header of `packet`, at which `reader` stands, but the checksum. Whether there was one:
+/// it has to be right, and the last attribute (section 14.7).
+fn read_attributes<'a>(
+    packet: &'a [u8],
+    mut reader: Reader<'a>,
+    mut take: impl FnMut(u16, &'a [u8]) -> Parsed<()>,
+) -> Parsed<bool> {
+    let mut fingerprinted = false;
+    while !reader.is_empty() {
+        if fingerprinted {
+            return Err(Malformed);
+        }
+        let before = packet.len().saturating_sub(reader.remaining());
+        let ty = reader.u16()?;
+        let len = usize::from(reader.u16()?);
+        let value = reader.take(len)?;
+        reader.take(len.next_multiple_of(4).saturating_sub(len))?;
+        if ty == FINGERPRINT {
+            let sum = value.first_chunk().filter(|_| len == 4).ok_or(Malformed)?;
+            if u32::from_be_bytes(*sum) != fingerprint(packet.get(..before).ok_or(Malformed)?) {
+                return Err(Malformed);
+            }
+            fingerprinted = true;
+        } else {
+            take(ty, value)?;
+        }
+    }
+    Ok(fingerprinted)
+}
+
+/// What an address is combined with, which both sides have from the request: so that no middlebox takes it for one and
+/// rewrites it.
+fn mask(transaction: &Transaction) -> [u8; 16] {
+    let mut mask = [0; 16];
+    mask.iter_mut().zip(STUN_COOKIE.iter().chain(transaction)).for_each(|(m, k)| *m = *k);
+    mask
 }
 
 fn put_attribute_head<S: Sink>(sink: &mut S, ty: u16, len: usize) {

@@ -7,7 +7,7 @@ use super::Input;
 use crate::crypto::sha256;
 use crate::device::Resume;
 use crate::ids::StoreId;
-use crate::stun::{BindingRequest, BindingResponse};
+use crate::stun::{BindingAnswer, BindingQuestion, BindingRequest, BindingResponse};
 use crate::wire::{
     Answer, Connect, ConnectResponse, Direction, Emit, Endpoint, ErrorBody, ExtensionList, Message,
     PacketExtension, Parsed, Reader, Step1, Step1Clear, Ticket, TokenPlain, device_identifiers, emit_answer,
@@ -177,7 +177,8 @@ pub(super) fn spelled(content: &[u8]) -> String {
     text
 }
 
-/// A Binding request: what is answered has the size it says, and is no request itself.
+/// A Binding request: what is answered has the size it says, is no request itself, and is understood by whoever asked.
+/// And an answer: it gives an address or nothing.
 pub fn stun(data: &[u8]) {
     // The length is put right, or nothing would get past it.
     let mut packet = data.to_vec();
@@ -185,10 +186,17 @@ pub fn stun(data: &[u8]) {
     if let (Ok(len), Some(room)) = (u16::try_from(packet.len().saturating_sub(20)), packet.get_mut(2..4)) {
         room.copy_from_slice(&len.to_be_bytes());
     }
+    if let Ok(BindingAnswer::Address(seen)) = BindingAnswer::parse(&packet) {
+        let Some(transaction) = BindingAnswer::transaction(&packet) else { panic!("an answer to nothing") };
+        let question = bytes_of(&BindingQuestion { transaction });
+        let Ok(request) = BindingRequest::parse(&question) else { panic!("a question that cannot be read") };
+        assert_eq!(BindingAnswer::parse(&bytes_of(&request.answer(seen))), Ok(BindingAnswer::Address(seen)));
+    }
     let Ok(request) = BindingRequest::parse(&packet) else { return };
     let answer = bytes_of(&request.answer(([192, 0, 2, 1], 4000).into()));
     assert!((32..=BindingResponse::MAX).contains(&answer.len()));
     assert!(BindingRequest::parse(&answer).is_err(), "an answer is answered");
+    assert!(BindingAnswer::parse(&answer).is_ok(), "an answer is not understood");
 }
 
 /// What is sealed in a token.

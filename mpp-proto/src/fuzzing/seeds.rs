@@ -179,6 +179,11 @@ fn packets(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     full.extend_from_slice(b"\x80\x28\0\x04");
     full.extend_from_slice(&sum.to_be_bytes());
     seeds.push(("stun", "full", full));
+    // Answers: an address, and the refusal of an attribute.
+    let address = b"\x01\x01\0\x0c\x21\x12\xa4\x42twelve bytes\0\x20\0\x08\0\x01\xa1\x47\xe1\x12\xa6\x43";
+    seeds.push(("stun", "address", address.to_vec()));
+    let refusal = b"\x01\x11\0\x10\x21\x12\xa4\x42twelve bytes\0\x09\0\x04\0\0\x04\x14\0\x0a\0\x02\0\x24\0\0";
+    seeds.push(("stun", "refusal", refusal.to_vec()));
     seeds.push(("device_packet", "complete", [&[1], &short[..]].concat()));
     let answers = [
         ("defer", AnswerKind::Defer { challenge: [0xc1; 16] }),

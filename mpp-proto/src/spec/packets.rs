@@ -11,7 +11,7 @@ use super::bytes::{Page, aes_block, gcm, hex, sha256};
 use super::exchange::{DEVICE, EPOCH, Exchange, NOW, OWN, bytes_of, probe_echo, stores};
 use crate::crypto::{PacketKeys, seal_packet};
 use crate::ids::{RequestId, Serial, StoreId, StoreSet};
-use crate::stun::{BindingRequest, fingerprint};
+use crate::stun::{BindingAnswer, BindingQuestion, BindingRequest, fingerprint};
 use crate::wire::{
     AEAD_TAG, Ack, Acknowledge, Close, Code, Direction, Emit, EndpointRequest, EndpointResponse, EventRef,
     Failure, HEADER, Header, Heartbeat, Message, Notify, PacketExtension, Post, Posted, ProbeAnswer,
@@ -274,10 +274,12 @@ fn farewell(page: &mut Page, exchange: &Exchange) {
 fn binding(page: &mut Page) {
     page.heading("20.11 STUN");
     page.text("A Binding request, and the answer to whoever sent it from 192.0.2.1, port 32853.");
-    let request = *b"\0\x01\0\0\x21\x12\xa4\x42twelve bytes";
+    let request = bytes_of(&BindingQuestion { transaction: *b"twelve bytes" });
     let source = "192.0.2.1:32853".parse().unwrap();
     let parsed = BindingRequest::parse(&request).unwrap();
-    page.values(&[("request", &request), ("response", &bytes_of(&parsed.answer(source)))]);
+    let response = bytes_of(&parsed.answer(source));
+    assert_eq!(BindingAnswer::parse(&response), Ok(BindingAnswer::Address(source)));
+    page.values(&[("request", &request), ("response", &response)]);
     page.text("One with the attribute 0x0024, which has to be understood, and a FINGERPRINT: 420.");
     let mut request = [&request[..], &[0, 0x24, 0, 4, 0, 0, 0, 1]].concat();
     request[3] = 16;
