@@ -167,6 +167,19 @@ impl<R> Client<R> {
         }
     }
 
+    /// The same, from a socket that is opened for it, to another address of the service: one of the other family, say. It
+    /// never moves the connection.
+    ///
+    /// # Errors
+    /// See [`CallError`]; [`RequestError::NoSocket`] if this machine has none of that family, and
+    /// [`RequestError::TimedOut`] 5 s later if nothing comes back from there.
+    pub async fn query_endpoint_at(&self, service: SocketAddr) -> Result<SocketAddr, CallError> {
+        match self.request(|device, now| device.query_endpoint_at(now, service)).await? {
+            Answer::Endpoint(endpoint) => Ok(endpoint),
+            _ => Err(RequestError::Closed.into()),
+        }
+    }
+
     /// The state of the connection.
     pub fn state(&self) -> ConnectionState {
         self.shared.state.with(|s, _| s.device.state())

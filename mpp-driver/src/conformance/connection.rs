@@ -123,6 +123,9 @@ pub async fn a_client_asks_for_its_endpoint<K: Kit>(w: World<K>) {
     let client = w.connect(1, address).await;
     let endpoint = w.within(10, "an answer", client.query_endpoint()).await.unwrap();
     assert_eq!(Some(endpoint), client.observed_endpoint());
+    let other = w.within(10, "an answer", client.query_endpoint_at(address)).await.unwrap();
+    assert!(other.ip() == endpoint.ip() && other.port() != endpoint.port(), "another socket: {other}");
+    assert_eq!(Some(endpoint), client.observed_endpoint(), "the connection is where it was");
 }
 
 pub async fn an_address_translator_that_forgets<K: Kit>(w: World<K>) {

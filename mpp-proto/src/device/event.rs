@@ -1,6 +1,7 @@
 //! What a device tells its host.
 
 use alloc::string::String;
+use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
 
@@ -33,6 +34,15 @@ pub enum Family {
     V6,
 }
 
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
 /// What a link is for: what the host has to open for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -43,6 +53,9 @@ pub enum LinkKind {
     /// network remembers a socket that is silent (SPEC.md, "Learned keepalive"). A host that answers
     /// [`LinkState::Failed`] does without, and keeps the shortest interval.
     Probe(Family),
+    /// A UDP socket with a port of its own, for the time in which it is asked over it how the service sees it
+    /// ([`Device::query_endpoint_at`](super::Device::query_endpoint_at)).
+    Asking(Family),
     /// A client for the Web Service transport. This version asks for none.
     Web,
 }
@@ -51,7 +64,7 @@ impl LinkKind {
     /// The family of the UDP socket; none: it is none.
     pub const fn family(self) -> Option<Family> {
         match self {
-            Self::Udp(family) | Self::Probe(family) => Some(family),
+            Self::Udp(family) | Self::Probe(family) | Self::Asking(family) => Some(family),
             Self::Web => None,
         }
     }
@@ -151,7 +164,8 @@ pub enum DeviceEvent {
         /// Its serial, if it went to the own channel.
         serial: Option<Serial>,
     },
-    /// The answer to [`Device::query_endpoint`](super::Device::query_endpoint).
+    /// The answer to [`Device::query_endpoint`](super::Device::query_endpoint) or
+    /// [`Device::query_endpoint_at`](super::Device::query_endpoint_at).
     Endpoint {
         /// Which request.
         request: RequestId,
@@ -226,6 +240,12 @@ pub enum RequestError {
     /// No answer; whether it took effect is unknown. A post may be repeated under the same post id.
     #[error("no answer to the request in time")]
     TimedOut,
+    /// The host has no UDP socket of this family to ask over.
+    #[error("this machine has no {family} socket")]
+    NoSocket {
+        /// The family.
+        family: Family,
+    },
     /// The device was closed.
     #[error("the device was closed")]
     Closed,

@@ -57,6 +57,12 @@ impl Links {
         }
     }
 
+    /// Forgets a link, and names it for the host to close.
+    pub(super) fn close(&mut self, kind: LinkKind) -> Option<LinkId> {
+        let at = self.slots.iter().position(|s| s.kind == kind)?;
+        Some(self.slots.remove(at).link)
+    }
+
     /// Forgets all links, and names those that the host has to close.
     pub(super) fn forget(&mut self) -> Vec<LinkId> {
         self.slots.drain(..).map(|s| s.link).collect()

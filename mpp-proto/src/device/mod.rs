@@ -3,6 +3,7 @@
 mod attempt;
 mod config;
 mod connection;
+mod endpoint;
 mod event;
 mod exchange;
 mod inbox;
@@ -171,6 +172,9 @@ impl Device {
         let failed = state == LinkState::Failed;
         let kind = self.links.kind_of(link);
         self.links.set(link, state);
+        if let (true, Some(LinkKind::Asking(family))) = (failed, kind) {
+            self.asking_link_failed(family);
+        }
         let gone = |c: &Connection| {
             let is_for = kind == Some(LinkKind::Udp(Family::of(&c.remote)));
             failed && (c.link == Some(link) || c.link.is_none() && is_for)
@@ -246,6 +250,7 @@ impl Device {
             Phase::Closed => return,
         }
         families.into_iter().for_each(|family| self.ask_link(family));
+        self.open_asking_links();
         self.handle_timeout(now);
     }
 
@@ -317,16 +322,6 @@ impl Device {
             return Err(CommandError::TooLarge { size, limit });
         }
         Ok(self.ask(now, Ask::Post { id, account, event: event.clone() }))
-    }
-
-    /// Asks from which address the service sees this device's packets come now. Answered by
-    /// [`DeviceEvent::Endpoint`].
-    ///
-    /// # Errors
-    /// [`CommandError::TooManyRequests`], [`CommandError::Closed`].
-    pub fn query_endpoint(&mut self, now: Instant) -> Result<RequestId, CommandError> {
-        self.check_request()?;
-        Ok(self.ask(now, Ask::Endpoint))
     }
 
     fn check_request(&self) -> Result<(), CommandError> {
@@ -523,6 +518,7 @@ impl Device {
         if !matches!(ask, Ask::Ticket) {
             self.push(DeviceEvent::Failed { request, error });
         }
+        self.close_asking_links();
     }
 
     fn observe(&mut self, endpoint: SocketAddr) {

@@ -243,6 +243,7 @@ impl Device {
                 if self.requests.take(response.request).is_some() {
                     let (request, endpoint) = (response.request, response.endpoint);
                     self.push(DeviceEvent::Endpoint { request, endpoint });
+                    self.close_asking_links();
                 }
             }
             Message::Failure(failure) => {

@@ -3,11 +3,13 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use bytes::Bytes;
 
-use super::Deadlines;
+use super::event::{Family, LinkKind};
+use super::{Deadlines, Links};
 use crate::channel::Event;
 use crate::ids::{RequestId, StoreSet};
 use crate::time::Instant;
@@ -24,12 +26,26 @@ const REPEATS: [Duration; 5] = [
     Duration::from_secs(8),
     Duration::from_secs(8),
 ];
+/// The same for a question of where the device is seen: what is lost is soon asked again (RFC 8489, section 6.2.1).
+const ENDPOINT_REPEATS: [Duration; 7] = [
+    ENDPOINT_REPEAT,
+    ENDPOINT_REPEAT,
+    ENDPOINT_REPEAT,
+    ENDPOINT_REPEAT,
+    ENDPOINT_REPEAT,
+    ENDPOINT_REPEAT,
+    Duration::from_secs(2),
+];
+const ENDPOINT_REPEAT: Duration = Duration::from_millis(500);
 
 /// What is asked.
 #[derive(Clone, Debug)]
 pub(super) enum Ask {
     Subscribe(StoreSet),
-    Endpoint,
+    /// Over the connection's socket, or to that address over one that is for questions only.
+    Endpoint {
+        at: Option<SocketAddr>,
+    },
     /// To another account's channel if one is named.
     Post {
         id: [u8; 16],
@@ -38,6 +54,24 @@ pub(super) enum Ask {
     },
     /// The device's own business, nothing of which the application has asked.
     Ticket,
+}
+
+impl Ask {
+    /// After how long it is sent again, each time, and in the end given up.
+    const fn repeats(&self) -> &'static [Duration] {
+        match self {
+            Self::Endpoint { .. } => &ENDPOINT_REPEATS,
+            _ => &REPEATS,
+        }
+    }
+
+    /// The family of the socket that it needs, if that is not the connection's.
+    pub(super) fn family(&self) -> Option<Family> {
+        match self {
+            Self::Endpoint { at } => at.as_ref().map(Family::of),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -123,14 +157,20 @@ impl Requests {
     }
 
     /// The next request that is due, counted as sent. While the connection is `changing`, no subscription: the old one
-    /// might apply what the new one's exchange does not carry.
-    pub(super) fn next_due(&mut self, now: Instant, changing: bool) -> Option<(RequestId, Ask)> {
+    /// might apply what the new one's exchange does not carry. Nor what needs a socket that is not open.
+    pub(super) fn next_due(
+        &mut self,
+        now: Instant,
+        changing: bool,
+        links: &Links,
+    ) -> Option<(RequestId, Ask)> {
         let request = self
             .waiting
             .iter_mut()
             .filter(|r| !changing || !matches!(r.ask, Ask::Subscribe(_)))
-            .find(|r| r.due.is_some_and(|due| due <= now) && r.sendings < REPEATS.len())?;
-        request.due = Some(now + REPEATS[request.sendings]);
+            .filter(|r| r.ask.family().is_none_or(|family| links.open_of(LinkKind::Asking(family)).is_some()))
+            .find(|r| r.due.is_some_and(|due| due <= now) && r.sendings < r.ask.repeats().len())?;
+        request.due = Some(now + request.ask.repeats()[request.sendings]);
         request.sendings += 1;
         Some((request.id, request.ask.clone()))
     }
@@ -140,7 +180,19 @@ impl Requests {
         let at = self
             .waiting
             .iter()
-            .position(|r| r.due.is_some_and(|due| due <= now) && r.sendings >= REPEATS.len())?;
+            .position(|r| r.due.is_some_and(|due| due <= now) && r.sendings >= r.ask.repeats().len())?;
+        let request = self.waiting.remove(at);
+        Some((request.id, request.ask))
+    }
+
+    /// Whether something waits that is asked over a socket of its own, of this family.
+    pub(super) fn asks_over(&self, family: Family) -> bool {
+        self.waiting.iter().any(|r| r.ask.family() == Some(family))
+    }
+
+    /// The next of those, which is not asked any more.
+    pub(super) fn next_asked_over(&mut self, family: Family) -> Option<(RequestId, Ask)> {
+        let at = self.waiting.iter().position(|r| r.ask.family() == Some(family))?;
         let request = self.waiting.remove(at);
         Some((request.id, request.ask))
     }
@@ -159,7 +211,9 @@ impl Requests {
     pub(super) fn deadlines(&self, next: &mut Deadlines) {
         for request in &self.waiting {
             match request.due {
-                Some(at) if request.sendings < REPEATS.len() => next.send(at, TimerKind::Request),
+                Some(at) if request.sendings < request.ask.repeats().len() => {
+                    next.send(at, TimerKind::Request)
+                }
                 Some(at) => next.act(at, TimerKind::Request),
                 None => {}
             }

@@ -2,7 +2,7 @@
 
 use super::Device;
 use super::connection::Connection;
-use super::event::{ConnectionState, DeviceEvent};
+use super::event::{ConnectionState, DeviceEvent, LinkKind};
 use super::phase::{Phase, Successor};
 use super::requests::{self, Ask, Requests};
 use crate::ids::Serial;
@@ -60,7 +60,7 @@ impl Device {
         let position = self.position();
         let changing = self.phase.is_changing();
         let connection = self.phase.connection_mut()?;
-        let path = Path::new(connection.link?, connection.remote);
+        let mut path = Path::new(connection.link?, connection.remote);
         let len = heartbeat(connection, &mut self.requests, now, out, (received.position, position));
         if let Some(len) = len {
             self.stats.heartbeats += 1;
@@ -79,7 +79,7 @@ impl Device {
         if !connection.confirmed {
             return None;
         }
-        if let Some((request, ask)) = self.requests.next_due(now, changing) {
+        if let Some((request, ask)) = self.requests.next_due(now, changing, &self.links) {
             let len = match &ask {
                 Ask::Subscribe(filter) => {
                     let subscribe = Subscribe {
@@ -91,7 +91,11 @@ impl Device {
                     };
                     connection.write(out, None, Some(&subscribe), 0)
                 }
-                Ask::Endpoint => {
+                Ask::Endpoint { at } => {
+                    let link = ask.family().and_then(|family| self.links.open_of(LinkKind::Asking(family)));
+                    if let (Some(remote), Some(link)) = (*at, link) {
+                        path = Path::new(link, remote);
+                    }
                     connection.write(out, None, Some(&EndpointRequest { request }), ENDPOINT_REQUEST_SIZE)
                 }
                 Ask::Post { id, account, event } => {

@@ -10,7 +10,7 @@ use super::exchange::bytes_of;
 use super::host::{Host, IDENTIFIER, RESET, SECOND, service};
 use super::stranger::unix;
 use crate::channel::NotificationKind;
-use crate::device::{ConnectionState, DeviceEvent, DisconnectReason};
+use crate::device::{ConnectionState, DeviceEvent, DisconnectReason, RequestError};
 use crate::ids::{Serial, StoreId, StoreSet};
 use crate::path::Disposition;
 use crate::time::{Instant, UnixTime};
@@ -343,7 +343,7 @@ fn an_expired_event_is_not_given_to_the_application() {
 fn a_request_is_repeated_under_its_id_and_then_given_up() {
     let mut host = Host::new();
     host.connect();
-    let request = host.device.query_endpoint(host.now).unwrap();
+    let request = host.device.subscribe(host.now, StoreSet::ALL).unwrap();
     let start = host.now;
     let sent = host.run(ms(22_400));
     assert_eq!(times(start, &sent), [0, 1000, 3000, 7000, 15_000]);
@@ -357,6 +357,23 @@ fn a_request_is_repeated_under_its_id_and_then_given_up() {
         assert!(host.now.since(start) < secs(24));
     }
     assert!(host.now.since(start) >= secs(23));
+}
+
+// SPEC: R-endpoint-repeat
+#[test]
+fn a_question_of_the_endpoint_is_soon_repeated_and_soon_given_up() {
+    let mut host = Host::new();
+    host.connect();
+    let request = host.device.query_endpoint(host.now).unwrap();
+    let start = host.now;
+    let sent = host.run(ms(4999));
+    assert_eq!(times(start, &sent), [0, 500, 1000, 1500, 2000, 2500, 3000]);
+    let opened: Vec<_> = sent.iter().map(|(_, p)| host.open(p).unwrap()).collect();
+    assert!(opened.iter().all(|p| p.fragment == opened[0].fragment));
+    let failed = DeviceEvent::Failed { request, error: RequestError::TimedOut };
+    assert!(!host.events.contains(&failed));
+    assert!(host.run(ms(2)).is_empty());
+    assert!(host.events.contains(&failed));
 }
 
 // SPEC: R-identifier-reissued

@@ -47,6 +47,10 @@ pub(crate) struct Pair {
     pub(crate) leaked: (u64, u64),
     /// Packets to where the device is not.
     pub(crate) astray: Vec<Vec<u8>>,
+    /// The link over which the device asks how it is seen; what it sends over that comes from another address.
+    pub(crate) asking: Option<LinkId>,
+    /// Families of which the device's host has no socket for that.
+    pub(crate) no_asking: Vec<Family>,
     /// What the host of the service was told, once it asked.
     pub(crate) service_events: Vec<ServiceEvent>,
     /// The host of the service does not ask.
@@ -59,6 +63,11 @@ fn service_address() -> SocketAddr {
 
 fn device_address() -> SocketAddr {
     "198.51.100.7:4000".parse().unwrap()
+}
+
+/// Where the device's questions come from that go over a socket of their own.
+pub(crate) fn asking_address() -> SocketAddr {
+    "[2001:db8:3::10]:5000".parse().unwrap()
 }
 
 pub(crate) fn unix(now: Instant) -> UnixTime {
@@ -113,6 +122,8 @@ impl Pair {
             copied_from: None,
             leaked: (0, 0),
             astray: Vec::new(),
+            asking: None,
+            no_asking: Vec::new(),
             service_events: Vec::new(),
             host_sleeps: false,
         }
@@ -259,10 +270,26 @@ impl Pair {
             let mut idle = true;
             while let Some(event) = self.device.poll_event() {
                 idle = false;
-                if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
-                    self.device_link = link;
-                    let local = self.address;
-                    self.device.handle_link(self.now, link, LinkState::Open { local });
+                match event {
+                    DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } => {
+                        self.device_link = link;
+                        let local = self.address;
+                        self.device.handle_link(self.now, link, LinkState::Open { local });
+                    }
+                    DeviceEvent::OpenLink { link, kind: LinkKind::Asking(family) } => {
+                        let open = !self.no_asking.contains(&family);
+                        self.asking = open.then_some(link);
+                        let state = if open {
+                            LinkState::Open { local: asking_address() }
+                        } else {
+                            LinkState::Failed
+                        };
+                        self.device.handle_link(self.now, link, state);
+                    }
+                    DeviceEvent::CloseLink(link) => {
+                        self.asking.take_if(|asking| *asking == link);
+                    }
+                    _ => {}
                 }
                 self.events.push(event);
             }
@@ -275,13 +302,14 @@ impl Pair {
             while let Some(t) = self.device.poll_transmit(self.now, &mut buffer, NonZeroUsize::MIN) {
                 idle = false;
                 let packet = buffer[..t.len].to_vec();
-                self.log.push((Some(self.address), packet.clone()));
+                let from = if Some(t.path.link) == self.asking { asking_address() } else { self.address };
+                self.log.push((Some(from), packet.clone()));
                 let lost = self.is_lost();
                 if let Some(copy) = self.copied_from.filter(|_| !lost) {
                     self.wire.push_back((self.now + LATENCY / 2, Some(copy), packet.clone()));
                 }
                 if !lost {
-                    self.wire.push_back((self.now + LATENCY, Some(self.address), packet));
+                    self.wire.push_back((self.now + LATENCY, Some(from), packet));
                 }
             }
             for (to, packet) in service_output(&mut self.service, self.now) {
@@ -293,7 +321,7 @@ impl Pair {
                 }
                 if packet.len() == self.lose.0 && self.lose.1 > 0 {
                     self.lose.1 -= 1;
-                } else if to != self.address {
+                } else if to != self.address && (to != asking_address() || self.asking.is_none()) {
                     self.astray.push(packet);
                 } else if packet.len() <= self.deaf_above && !self.is_lost() {
                     self.wire.push_back((self.now + LATENCY, None, packet));

@@ -4,6 +4,7 @@ mod admission;
 mod conservation;
 mod crowd;
 mod delivery;
+mod endpoint;
 mod extremes;
 mod harness;
 mod paths;
@@ -154,19 +155,6 @@ fn a_post_that_fits_no_packet_is_refused_with_the_limit() {
         }
         other => panic!("{other:?}"),
     }
-}
-
-#[test]
-fn a_device_learns_how_the_service_sees_it() {
-    let mut pair = Pair::new();
-    pair.run(Duration::from_secs(1));
-    let asked = pair.device.query_endpoint(pair.now).unwrap();
-    pair.run(Duration::from_secs(1));
-    let seen = pair.events.iter().find_map(|e| match e {
-        DeviceEvent::Endpoint { request, endpoint } => Some((*request, endpoint.to_string())),
-        _ => None,
-    });
-    assert_eq!(seen, Some((asked, "198.51.100.7:4000".into())));
 }
 
 #[test]
