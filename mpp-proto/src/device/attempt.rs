@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::num::NonZeroU16;
 use core::time::Duration;
 
 use super::Deadlines;
@@ -126,6 +127,10 @@ pub(super) struct Agreed {
     pub(super) forward_secret: bool,
     /// The service would give another ticket for this one.
     pub(super) renew: bool,
+    /// The device has a connection, which this one would take the place of.
+    pub(super) in_use: bool,
+    /// Another port of the service.
+    pub(super) check_port: Option<NonZeroU16>,
     pub(super) started: Instant,
     pub(super) proposal: Proposal,
     /// The round trip, if step 1 was sent to this address once only.
@@ -378,6 +383,8 @@ impl Attempt {
             refresh_after: response.refresh_after,
             forward_secret: agreed.is_some(),
             renew: response.renew,
+            in_use: response.in_use,
+            check_port: response.check_port,
             started: self.started,
             proposal: self.proposal,
             round_trip: (sent == 1).then(|| now.since(sent_at)),

@@ -562,6 +562,8 @@ mod tests {
             refresh_after,
             forward_secret: false,
             renew: false,
+            in_use: false,
+            check_port: None,
             started: NOW,
             proposal: Proposal {
                 connect_serial: 1,

@@ -80,6 +80,8 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
                 refresh_after: Duration::from_secs(86_400),
                 packet_size: 1300,
                 renew: true,
+                in_use: true,
+                check_port: core::num::NonZeroU16::new(15_098),
             }),
         ),
         ("heartbeat", of(&Heartbeat { request: REQUEST, interval: Duration::from_secs(25), mark, position })),

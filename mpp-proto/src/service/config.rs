@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::num::NonZeroU16;
 use core::time::Duration;
 
 use super::limits::Rate;
@@ -103,6 +104,10 @@ pub struct ServiceConfig {
     pub stun_per_prefix: Rate,
     /// Answers to Binding requests of all sources together. Default: 1,000 per second, 1,000 at once.
     pub stun_total: Rate,
+    /// Another UDP port on which the host lets this service answer, at the same addresses. Devices that look at their
+    /// network are told of it: by asking both they see whether they are mapped to another port for each destination
+    /// (SPEC.md, "Netcheck"). Default: none.
+    pub check_port: Option<NonZeroU16>,
     /// Answer a device's X25519 share with one. Default: true.
     pub forward_secrecy: bool,
     /// Give a device that has an old ticket a new one, with the same rights and as long a life. Default: true. Without
@@ -159,6 +164,7 @@ impl ServiceConfig {
             stun: true,
             stun_per_prefix: Rate::new(10, 10),
             stun_total: Rate::new(1000, 1000),
+            check_port: None,
             forward_secrecy: true,
             renew_tickets: true,
             packet_limit: 1 << 23,

@@ -348,6 +348,8 @@ impl Service {
             refresh_after,
             packet_size: u16::from(self.table.owner[slot].packet_size) + MIN_PACKET as u16,
             renew: agreed.is_some() && self.is_old(unix, holder),
+            in_use: self.connection_of(account, &holder.device).is_some(),
+            check_port: self.config.check_port,
         };
         let mut plain = [0; 512];
         let len = response.write(&mut plain).ok()?;

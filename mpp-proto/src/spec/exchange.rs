@@ -127,6 +127,8 @@ impl Exchange {
             refresh_after: core::time::Duration::from_secs(86_400),
             packet_size: 1200,
             renew: false,
+            in_use: false,
+            check_port: None,
         };
         let service_share = Share::new(Zeroizing::new([0x22; 32]));
         let digest = StepOneDigest::of(&p1);

@@ -220,6 +220,8 @@ impl Host {
             refresh_after: self.refresh_after,
             packet_size: 1200,
             renew: false,
+            in_use: false,
+            check_port: None,
         };
         let mut packet = Vec::new();
         let kind = AnswerKind::Complete { random: [4; 16], share: None };

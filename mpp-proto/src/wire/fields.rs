@@ -1,6 +1,7 @@
 //! The registry of message fields: one tag has one form in every message (SPEC.md, "Fields of messages").
 
 use core::net::SocketAddr;
+use core::num::NonZeroU16;
 use core::time::Duration;
 
 use super::code::Code;
@@ -94,6 +95,10 @@ pub(crate) mod tag {
     pub(crate) const SILENCE: u8 = 165;
     /// Echo: 16 bytes.
     pub(crate) const ECHO: u8 = 166;
+    /// In use: empty.
+    pub(crate) const IN_USE: u8 = 167;
+    /// Check port: varint, 1..=65535.
+    pub(crate) const CHECK_PORT: u8 = 168;
 }
 
 /// The longest time to live: 30 days.
@@ -142,6 +147,8 @@ pub(super) struct Fields<'a> {
     pub(super) renew: bool,
     pub(super) silence: Option<Duration>,
     pub(super) echo: Option<[u8; ECHO]>,
+    pub(super) in_use: bool,
+    pub(super) check_port: Option<NonZeroU16>,
 }
 
 impl<'a> Fields<'a> {
@@ -152,7 +159,7 @@ impl<'a> Fields<'a> {
         for (tag, value) in list.iter() {
             if tag == tag::EVENT {
                 check_event(value)?;
-            } else if (tag::REQUEST..=tag::ECHO).contains(&tag) {
+            } else if (tag::REQUEST..=tag::CHECK_PORT).contains(&tag) {
                 seen.once(tag)?;
                 fields.set(tag, value)?;
             }
@@ -200,6 +207,8 @@ impl<'a> Fields<'a> {
             tag::RENEW => self.renew = limited(value, 0, 0).map(|_| true)?,
             tag::SILENCE => self.silence = Some(millis(value)?),
             tag::ECHO => self.echo = Some(array_value(value)?),
+            tag::IN_USE => self.in_use = limited(value, 0, 0).map(|_| true)?,
+            tag::CHECK_PORT => self.check_port = Some(NonZeroU16::new(number(value)?).ok_or(Malformed)?),
             _ => {}
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! that value. Sets of stores default to the empty set, `retry_after` to zero ("not said"), `detail` to no text.
 
 use core::net::SocketAddr;
+use core::num::NonZeroU16;
 use core::time::Duration;
 
 use super::fields::{FieldWriter, Fields, as_millis, given, tag};
@@ -92,6 +93,10 @@ pub(crate) struct ConnectResponse<'a> {
     pub(crate) packet_size: u16,
     /// Whether the service would give another ticket for this one.
     pub(crate) renew: bool,
+    /// Whether the device has a connection, which goes on until this one is confirmed.
+    pub(crate) in_use: bool,
+    /// Another UDP port of the service, at the same addresses.
+    pub(crate) check_port: Option<NonZeroU16>,
 }
 
 /// A device's sign of life; answered by Status.
@@ -387,6 +392,8 @@ impl<'a> ConnectResponse<'a> {
             refresh_after: given(f.refresh_after)?,
             packet_size: f.packet_size.unwrap_or(DEFAULT_PACKET_SIZE),
             renew: f.renew,
+            in_use: f.in_use,
+            check_port: f.check_port,
         })
     }
 }
@@ -405,6 +412,12 @@ impl Emit for ConnectResponse<'_> {
         w.bytes(tag::IDENTIFIERS, self.identifiers);
         if self.renew {
             w.bytes(tag::RENEW, &[]);
+        }
+        if self.in_use {
+            w.bytes(tag::IN_USE, &[]);
+        }
+        if let Some(port) = self.check_port {
+            w.varint(tag::CHECK_PORT, port.get());
         }
         w.end();
     }

@@ -80,10 +80,12 @@ proptest! {
         identifiers in identifiers(32), epoch in epoch(), newest in serial(), lost in stores(),
         endpoint in option::of(address()), service_time in time(), lease in millis(), refresh_after in millis(),
         packet_size in packet_size(), renew: bool,
+        in_use: bool, check_port in option::of(1..=u16::MAX),
     ) {
+        let check_port = check_port.and_then(core::num::NonZeroU16::new);
         let response = ConnectResponse {
             identifiers: &identifiers, epoch, newest, lost, endpoint, service_time, lease, refresh_after, packet_size,
-            renew,
+            renew, in_use, check_port,
         };
         let out = bytes_of(&response);
         prop_assert_eq!(ConnectResponse::parse(&out), Ok(response));
