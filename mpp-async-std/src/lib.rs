@@ -41,6 +41,8 @@ pub type Client = mpp_driver::Client<AsyncStd>;
 pub type ClientBuilder = mpp_driver::ClientBuilder<AsyncStd>;
 /// A service on async-std.
 pub type Service = mpp_driver::Service<AsyncStd>;
+/// A look at the network.
+pub type Netcheck = mpp_driver::Netcheck<AsyncStd>;
 
 /// The global executor of async-std. It is there without being started, so a [`Client`] and a [`Service`] can be made
 /// anywhere.

@@ -25,8 +25,8 @@ impl Clock {
     }
 
     /// The runtime by whose clock it goes.
-    pub(crate) fn runtime(&self) -> &dyn Runtime {
-        &*self.runtime
+    pub(crate) const fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.runtime
     }
 
     pub(crate) fn now(&self) -> Instant {

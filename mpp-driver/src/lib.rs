@@ -55,7 +55,10 @@ mod clock;
 pub mod conformance;
 mod drive;
 mod error;
+mod netcheck;
+mod resolve;
 mod runtime;
+mod seed;
 mod service;
 mod socket;
 mod stats;
@@ -65,6 +68,7 @@ mod wake;
 
 pub use client::{Client, ClientBuilder, ClientEvent, ClientEvents};
 pub use error::{Advice, BindError, CallError, ConnectError};
+pub use netcheck::Netcheck;
 pub use runtime::{AnyRuntime, AsyncSocket, Interest, Runtime, Task, Timer};
 pub use service::{Service, ServiceEvents, ToAccount};
 pub use socket2::SockRef;

@@ -61,6 +61,7 @@ mod device;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
+mod netcheck;
 mod path;
 mod pool;
 mod random;
@@ -87,6 +88,10 @@ pub use device::{
 };
 pub use ids::{
     AccountId, DeviceId, Epoch, NetworkId, NodeId, RequestId, Rights, Serial, ShardId, StoreId, StoreSet,
+};
+pub use netcheck::{
+    Answers, Destination, FamilyReport, Filtering, InUse, Loss, Mapping, Netcheck, NetcheckEvent,
+    NetcheckReport, Ports, RoundTrips, TicketCheck, Translation, Udp, Verdict,
 };
 pub use path::{Datagram, Disposition, DropReason, LinkId, Path, Transmit};
 pub use random::Seed;

@@ -38,6 +38,8 @@ pub type Client = mpp_driver::Client<Smol>;
 pub type ClientBuilder = mpp_driver::ClientBuilder<Smol>;
 /// A service on smol.
 pub type Service = mpp_driver::Service<Smol>;
+/// A look at the network.
+pub type Netcheck = mpp_driver::Netcheck<Smol>;
 
 /// The global executor of smol. It is there without being started, so a [`Client`] and a [`Service`] can be made
 /// anywhere.

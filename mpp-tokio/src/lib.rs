@@ -81,6 +81,8 @@ pub type Client = mpp_driver::Client<Tokio>;
 pub type ClientBuilder = mpp_driver::ClientBuilder<Tokio>;
 /// A service on tokio.
 pub type Service = mpp_driver::Service<Tokio>;
+/// A look at the network.
+pub type Netcheck = mpp_driver::Netcheck<Tokio>;
 
 /// The tokio runtime on which a [`Client`] or a [`Service`] was made. It needs its I/O driver and its timer
 /// (`enable_all`).

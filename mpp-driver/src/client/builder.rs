@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mpp_proto::{Acknowledgement, Device, DeviceConfig, NetworkId, Resume, Seed, StoreSet, Ticket};
+use mpp_proto::{Acknowledgement, Device, DeviceConfig, NetworkId, Resume, StoreSet, Ticket};
 
 use super::Client;
 use super::driver::Driver;
@@ -13,6 +13,7 @@ use super::state::{Shared, State};
 use crate::clock::{Clock, civil};
 use crate::drive::Driven;
 use crate::runtime::{AnyRuntime, Runtime, Task};
+use crate::seed::seed;
 
 /// What is called with every new [`Resume`].
 pub(super) type OnResume = Box<dyn FnMut(&Resume) + Send>;
@@ -129,13 +130,8 @@ impl<R> ClientBuilder<R> {
     pub fn build(self) -> (Client<R>, Task) {
         let clock = Clock::start(self.runtime.clone());
         let (now, unix) = (clock.now(), civil());
-        let mut seed = [0; 32];
-        if let Err(e) = getrandom::fill(&mut seed) {
-            // Nothing of this protocol can be done safely without: std's own hash maps panic here too.
-            panic!("the system gives no random bytes: {e}");
-        }
         let config = Arc::new(self.config);
-        let device = Device::new(config, self.ticket, self.resume, Seed::new(seed), now, unix);
+        let device = Device::new(config, self.ticket, self.resume, seed(), now, unix);
         let shared = Arc::new(Shared::new(State::new(device), clock));
         let driver = Driver::new(shared.clone(), self.runtime, self.on_resume, now, unix);
         (Client::new(shared), Box::pin(Driven(driver)))

@@ -1,31 +1,21 @@
 //! The task behind a client.
 
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Weak};
 use std::task::Context;
 
 use mpp_proto::{
-    Datagram, DeviceEvent, Instant, LinkId, LinkKind, LinkState, Path, ResolveId, Resume, Transmit, UnixTime,
+    Datagram, DeviceEvent, Instant, LinkId, LinkKind, LinkState, Path, ResolveId, Resume, UnixTime,
 };
 
 use super::builder::OnResume;
 use super::state::Shared;
 use crate::clock::Calendar;
 use crate::drive::{Drive, Next, ROUNDS};
+use crate::resolve::look_up;
 use crate::runtime::Runtime;
-use crate::socket::{Inbox, Link, UdpSocket, any_address};
+use crate::socket::{Inbox, Link, Outgoing, UdpSocket, any_address};
 use crate::wake::Alarm;
-
-/// Room for one datagram of the protocol: 16 packets of the largest size.
-const OUT: usize = 16 * 1452;
-
-/// The packet that waits for room in its socket.
-#[derive(Debug)]
-struct Pending {
-    transmit: Transmit,
-    sent: usize,
-}
 
 /// What moves a client's packets. It ends when the device is closed and has said so.
 pub(super) struct Driver {
@@ -37,8 +27,7 @@ pub(super) struct Driver {
     alarm: Alarm,
     links: Vec<Link>,
     inbox: Inbox,
-    out: Vec<u8>,
-    pending: Option<Pending>,
+    outgoing: Outgoing,
 }
 
 impl Driver {
@@ -58,8 +47,7 @@ impl Driver {
             calendar: Calendar::new(now, unix),
             links: Vec::new(),
             inbox: Inbox::device(),
-            out: vec![0; OUT],
-            pending: None,
+            outgoing: Outgoing::new(),
         }
     }
 
@@ -128,7 +116,7 @@ impl Driver {
                 }
                 Some(DeviceEvent::CloseLink(link)) => {
                     self.links.retain(|l| l.id != link);
-                    self.pending.take_if(|p| p.transmit.path.link == link);
+                    self.outgoing.forget(link);
                 }
                 Some(DeviceEvent::Resolve { id, host, port }) => resolve(&self.shared, id, host, port),
                 Some(_) => {}
@@ -154,32 +142,15 @@ impl Driver {
         shared.state.with(|s, _| s.device.handle_link(now, id, state));
     }
 
-    /// Sends; returns whether there may be more. A packet for which there is no room waits, and so does all else: the
-    /// device makes its packets when they can go.
+    /// Sends; returns whether there may be more.
     fn transmit(&mut self, cx: &mut Context<'_>) -> bool {
-        let Self { shared, links, out, pending, .. } = self;
-        for _ in 0..ROUNDS {
-            if pending.is_none() {
-                let now = shared.clock.now();
-                // One datagram of the protocol at a time: 16 packets at most.
-                let segments = NonZeroUsize::new(16).unwrap_or(NonZeroUsize::MIN);
-                let transmit = shared.state.with(|s, _| s.device.poll_transmit(now, out, segments));
-                match transmit {
-                    Some(transmit) => *pending = Some(Pending { transmit, sent: 0 }),
-                    None => return false,
-                }
-            }
-            let Some(Pending { transmit, sent }) = pending else { return false };
-            let link = links.iter().find(|l| l.id == transmit.path.link);
-            let bytes = out.get(..transmit.len).unwrap_or_default();
-            if let Some(link) = link
-                && link.socket.poll_send(cx, transmit, bytes, sent).is_pending()
-            {
-                return false;
-            }
-            *pending = None;
-        }
-        true
+        let Self { shared, links, outgoing, .. } = self;
+        // One datagram of the protocol at a time: 16 packets at most.
+        let segments = NonZeroUsize::new(16).unwrap_or(NonZeroUsize::MIN);
+        outgoing.poll_send(cx, links, ROUNDS, |out| {
+            let now = shared.clock.now();
+            shared.state.with(|s, _| s.device.poll_transmit(now, out, segments))
+        })
     }
 
     /// Hands a new `Resume` to the host.
@@ -198,7 +169,7 @@ impl Driver {
         let now = self.shared.clock.now();
         let rest = Link::rested(&self.links);
         self.shared.state.with(|s, _| {
-            let said = s.device.is_drained() && self.pending.is_none();
+            let said = s.device.is_drained() && self.outgoing.is_empty();
             Next::of(now, s.give_up, said, [s.device.poll_timeout().map(|w| w.at), rest])
         })
     }
@@ -227,7 +198,7 @@ impl Drop for Driver {
     }
 }
 
-/// Looks a name up on a thread of its own: the system's resolver blocks.
+/// Looks a name up for the device.
 fn resolve(shared: &Arc<Shared>, id: ResolveId, host: String, port: u16) {
     // A resolver that hangs must not collect threads: beyond a few, names are not found.
     if !shared.state.with(|s, _| s.begin_lookup()) {
@@ -237,22 +208,13 @@ fn resolve(shared: &Arc<Shared>, id: ResolveId, host: String, port: u16) {
         });
     }
     let back: Weak<Shared> = Arc::downgrade(shared);
-    let look_up = move || {
-        let addresses: Vec<SocketAddr> =
-            (host.as_str(), port).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
-        answer(&back, id, addresses);
-    };
-    if std::thread::Builder::new().name("mpp-resolve".into()).spawn(look_up).is_err() {
-        answer(&Arc::downgrade(shared), id, Vec::new());
-    }
-}
-
-fn answer(shared: &Weak<Shared>, id: ResolveId, addresses: Vec<SocketAddr>) {
-    if let Some(shared) = shared.upgrade() {
-        shared.state.with(|s, wakes| {
-            s.lookups -= 1;
-            s.resolved.push((id, addresses));
-            wakes.driver();
-        });
-    }
+    look_up(host, port, move |addresses| {
+        if let Some(shared) = back.upgrade() {
+            shared.state.with(|s, wakes| {
+                s.lookups -= 1;
+                s.resolved.push((id, addresses));
+                wakes.driver();
+            });
+        }
+    });
 }

@@ -25,6 +25,7 @@ pub use events::{ClientEvent, ClientEvents};
 use state::{Answer, Shared};
 
 use crate::error::{CallError, ConnectError};
+use crate::netcheck::Netcheck;
 use crate::runtime::{AnyRuntime, Runtime};
 use crate::stats::ClientStats;
 
@@ -178,6 +179,15 @@ impl<R> Client<R> {
             Answer::Endpoint(endpoint) => Ok(endpoint),
             _ => Err(RequestError::Closed.into()),
         }
+    }
+
+    /// Looks at the network that this client is on: see [`Netcheck`]. The client goes on meanwhile.
+    ///
+    /// # Panics
+    /// If the system has no random bytes to give.
+    pub fn netcheck(&self) -> Netcheck<R> {
+        let ticket = self.shared.state.with(|s, _| s.device.ticket().clone());
+        Netcheck::start(self.shared.clock.runtime().clone(), ticket)
     }
 
     /// The state of the connection.

@@ -5,6 +5,7 @@
 mod drops;
 mod link;
 mod many;
+mod outgoing;
 mod receive;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
@@ -22,6 +23,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 pub(crate) use drops::drops;
 pub(crate) use link::Link;
 pub(crate) use many::Outbox;
+pub(crate) use outgoing::Outgoing;
 pub(crate) use receive::Inbox;
 
 use crate::runtime::{AsyncSocket, Interest, Runtime};
@@ -215,6 +217,17 @@ fn inward(address: SocketAddr) -> SocketAddr {
         },
         SocketAddr::V4(_) => address,
     }
+}
+
+/// The address from which the system would send to `to`; nothing if it knows no way there. No packet is sent.
+pub(crate) fn source_of(to: SocketAddr) -> Option<IpAddr> {
+    let any = match to {
+        SocketAddr::V4(_) => any_address(mpp_proto::Family::V4),
+        SocketAddr::V6(_) => any_address(mpp_proto::Family::V6),
+    };
+    let socket = std::net::UdpSocket::bind(any).ok()?;
+    socket.connect(to).ok()?;
+    socket.local_addr().ok().map(|local| local.ip())
 }
 
 /// Any address and any port of a family.

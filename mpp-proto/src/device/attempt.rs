@@ -41,17 +41,17 @@ const IDENTIFIERS: usize = 3;
 
 /// What goes into Connect.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Proposal {
-    pub(super) connect_serial: u64,
-    pub(super) epoch: Epoch,
-    pub(super) position: Serial,
-    pub(super) filter: StoreSet,
-    pub(super) covered: StoreSet,
-    pub(super) packet_size: u16,
-    pub(super) interval: Duration,
-    pub(super) forward_secrecy: bool,
+pub(crate) struct Proposal {
+    pub(crate) connect_serial: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) position: Serial,
+    pub(crate) filter: StoreSet,
+    pub(crate) covered: StoreSet,
+    pub(crate) packet_size: u16,
+    pub(crate) interval: Duration,
+    pub(crate) forward_secrecy: bool,
     /// Whether a connection goes on meanwhile, and moves the position.
-    pub(super) beside: bool,
+    pub(crate) beside: bool,
 }
 
 /// An address step 1 is sent to.
@@ -80,7 +80,7 @@ struct Step {
 }
 
 /// The attempt.
-pub(super) struct Attempt {
+pub(crate) struct Attempt {
     started: Instant,
     /// Of the ticket it was begun with, whatever ticket the device has meanwhile.
     token: Vec<u8>,
@@ -97,7 +97,7 @@ pub(super) struct Attempt {
 }
 
 /// What an answer led to.
-pub(super) enum Answered {
+pub(crate) enum Answered {
     /// It was not authentic, or told nothing new.
     Nothing,
     /// A challenge: step 1 is sent again with the echo.
@@ -111,16 +111,16 @@ pub(super) enum Answered {
 }
 
 /// What an exchange agreed on.
-pub(super) struct Agreed {
+pub(crate) struct Agreed {
     /// In one place from the beginning, so that no copies of them stay behind.
     pub(super) keys: Box<ConnectionKeys>,
     /// Identifiers of the service, each with its reset token.
     pub(super) service: Vec<([u8; 16], [u8; 16])>,
     pub(super) own: [[u8; 8]; IDENTIFIERS],
-    pub(super) epoch: Epoch,
+    pub(crate) epoch: Epoch,
     pub(super) newest: Serial,
     pub(super) lost: StoreSet,
-    pub(super) endpoint: Option<SocketAddr>,
+    pub(crate) endpoint: Option<SocketAddr>,
     pub(super) service_time: crate::time::UnixTime,
     pub(super) lease: Duration,
     pub(super) refresh_after: Duration,
@@ -128,17 +128,17 @@ pub(super) struct Agreed {
     /// The service would give another ticket for this one.
     pub(super) renew: bool,
     /// The device has a connection, which this one would take the place of.
-    pub(super) in_use: bool,
+    pub(crate) in_use: bool,
     /// Another port of the service.
-    pub(super) check_port: Option<NonZeroU16>,
+    pub(crate) check_port: Option<NonZeroU16>,
     pub(super) started: Instant,
     pub(super) proposal: Proposal,
     /// The round trip, if step 1 was sent to this address once only.
-    pub(super) round_trip: Option<Duration>,
+    pub(crate) round_trip: Option<Duration>,
 }
 
 impl Attempt {
-    pub(super) fn new(now: Instant, ticket: &Ticket, proposal: Proposal, rng: &mut Rng) -> Self {
+    pub(crate) fn new(now: Instant, ticket: &Ticket, proposal: Proposal, rng: &mut Rng) -> Self {
         let mut identifiers = [0; IDENTIFIERS * DEVICE_IDENTIFIER];
         for identifier in identifiers.as_chunks_mut::<DEVICE_IDENTIFIER>().0 {
             *identifier = device_identifier(rng);
@@ -210,7 +210,7 @@ impl Attempt {
     }
 
     /// Adds addresses to try, in this order, each a moment after the one before. Families take turns.
-    pub(super) fn add_candidates(&mut self, now: Instant, addresses: &[SocketAddr]) {
+    pub(crate) fn add_candidates(&mut self, now: Instant, addresses: &[SocketAddr]) {
         let (mut first, mut second): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
         let lead = addresses.first().map(Family::of);
         for address in addresses {
@@ -241,7 +241,7 @@ impl Attempt {
     }
 
     /// Names every deadline: when something is to be sent, and when the attempt ends.
-    pub(super) fn deadlines(&self, is_open: impl Fn(Family) -> bool, next: &mut Deadlines) {
+    pub(crate) fn deadlines(&self, is_open: impl Fn(Family) -> bool, next: &mut Deadlines) {
         let open = self.candidates.iter().filter(|c| is_open(Family::of(&c.remote)));
         open.filter_map(Candidate::due).for_each(|at| next.send(at, TimerKind::Exchange));
         next.act(self.ends_at(), TimerKind::Exchange);
@@ -254,7 +254,7 @@ impl Attempt {
     }
 
     /// The packet to send now, and where to.
-    pub(super) fn next_packet(
+    pub(crate) fn next_packet(
         &mut self,
         now: Instant,
         link_of: impl Fn(Family) -> Option<LinkId>,
@@ -283,12 +283,12 @@ impl Attempt {
     }
 
     /// Whether a packet that begins so is an answer to it.
-    pub(super) fn recognizes(&self, first_bytes: &[u8]) -> bool {
+    pub(crate) fn recognizes(&self, first_bytes: &[u8]) -> bool {
         first_bytes.starts_with(&self.handshake)
     }
 
     /// Takes an answer. Unless it is authentic the packet's bytes are left as they were.
-    pub(super) fn handle_answer(&mut self, now: Instant, from: SocketAddr, packet: &mut [u8]) -> Answered {
+    pub(crate) fn handle_answer(&mut self, now: Instant, from: SocketAddr, packet: &mut [u8]) -> Answered {
         let Ok(answer) = Answer::parse(packet) else { return Answered::Nothing };
         let (kind, clear_len) = (answer.kind, answer.clear.len());
         match kind {
@@ -400,7 +400,7 @@ impl Candidate {
 
 impl Family {
     /// The family of an address.
-    pub(super) const fn of(address: &SocketAddr) -> Self {
+    pub(crate) const fn of(address: &SocketAddr) -> Self {
         match address {
             SocketAddr::V4(_) => Self::V4,
             SocketAddr::V6(_) => Self::V6,

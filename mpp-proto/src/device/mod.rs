@@ -1,6 +1,6 @@
 //! The device: connects to its service, stays connected, and gets the notifications of its account.
 
-mod attempt;
+pub(crate) mod attempt;
 mod config;
 mod connection;
 mod endpoint;
@@ -481,7 +481,7 @@ impl Device {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Wakeup> {
-        let mut next = Deadlines { handled: self.handled, next: None };
+        let mut next = Deadlines::new(self.handled);
         match &self.phase {
             Phase::Waiting(at) => next.act(*at, TimerKind::Retry),
             Phase::Attempting(attempt) => {
@@ -503,7 +503,7 @@ impl Device {
             }
             Phase::Closed => {}
         }
-        next.next
+        next.next()
     }
 
     /// How far the application has got has changed: the service is told soon, with what else goes there.
@@ -537,19 +537,29 @@ impl Device {
 }
 
 /// The earliest of several deadlines.
-struct Deadlines {
+pub(crate) struct Deadlines {
     handled: Instant,
     next: Option<Wakeup>,
 }
 
 impl Deadlines {
+    /// None yet. What is due by `handled` waits for `poll_transmit`.
+    pub(crate) const fn new(handled: Instant) -> Self {
+        Self { handled, next: None }
+    }
+
+    /// The earliest.
+    pub(crate) const fn next(self) -> Option<Wakeup> {
+        self.next
+    }
+
     /// Something for `handle_timeout` to do.
-    fn act(&mut self, at: Instant, reason: TimerKind) {
+    pub(crate) fn act(&mut self, at: Instant, reason: TimerKind) {
         self.next = Wakeup::earliest(self.next, Some(Wakeup { at, reason }));
     }
 
     /// Something to send. What is due already waits for `poll_transmit`, and another timeout would not hurry it.
-    fn send(&mut self, at: Instant, reason: TimerKind) {
+    pub(crate) fn send(&mut self, at: Instant, reason: TimerKind) {
         if at > self.handled {
             self.act(at, reason);
         }

@@ -1,0 +1,123 @@
+//! One line for people.
+
+use core::fmt;
+
+use super::report::{Answers, FamilyReport, InUse, Mapping, NetcheckReport, TicketCheck, Translation, Udp};
+use crate::wire::Code;
+
+/// Of so many packets in a hundred that are lost, people have to know.
+const LOSSY: u32 = 20;
+
+/// What a report comes down to. `Display` is one line for people, without an end of line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Nothing can be said yet, or nothing could be asked.
+    Unknown,
+    /// No name of the service could be looked up.
+    Unresolved,
+    /// This machine has no way to the service.
+    NoRoute,
+    /// UDP does not get through.
+    Blocked {
+        /// Whether the Web Service transport does.
+        web: Answers,
+    },
+    /// Short packets do, those of 1200 bytes do not.
+    OnlySmall {
+        /// Whether the Web Service transport does.
+        web: Answers,
+    },
+    /// UDP works, and the service does not take the ticket.
+    TicketRefused(Code),
+    /// UDP works, with many losses.
+    Lossy {
+        /// Of a hundred packets.
+        percent: u32,
+    },
+    /// UDP works, and other devices can be reached only with difficulty: the NAT maps the same socket to another port or
+    /// address for each destination.
+    Dependent,
+    /// UDP works.
+    Works {
+        /// Whether there is a NAT.
+        translation: Translation,
+    },
+}
+
+impl NetcheckReport {
+    /// What it comes down to: the worst that is known.
+    pub fn verdict(&self) -> Verdict {
+        match self.udp() {
+            Udp::Unknown => return Verdict::Unknown,
+            Udp::NoService if !self.unresolved.is_empty() => return Verdict::Unresolved,
+            Udp::NoService => return Verdict::Unknown,
+            Udp::NoRoute => return Verdict::NoRoute,
+            Udp::Blocked => return Verdict::Blocked { web: self.web },
+            Udp::OnlySmall => return Verdict::OnlySmall { web: self.web },
+            Udp::Works => {}
+        }
+        if let TicketCheck::Refused(code) | TicketCheck::SaidRefused(code) = self.ticket {
+            return Verdict::TicketRefused(code);
+        }
+        let best: &FamilyReport = self.best();
+        let percent = best.loss.map_or(0, |loss| loss.percent());
+        if percent >= LOSSY {
+            return Verdict::Lossy { percent };
+        }
+        match best.mapping {
+            Mapping::AddressDependent | Mapping::AddressAndPortDependent | Mapping::Dependent => {
+                Verdict::Dependent
+            }
+            Mapping::Unknown | Mapping::EndpointIndependent | Mapping::NotPortDependent => {
+                Verdict::Works { translation: best.translation }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let web = |web: &Answers| match web {
+            Answers::Unknown => "whether the Web does is not known",
+            Answers::No => "nor does the Web",
+            Answers::Yes => "the Web does, more slowly",
+        };
+        match self {
+            Self::Unknown => f.write_str("not known: nothing could be measured"),
+            Self::Unresolved => f.write_str("the service's name cannot be looked up: is this machine online?"),
+            Self::NoRoute => f.write_str("this machine has no way to the service: is it online?"),
+            Self::Blocked { web: w } => write!(
+                f,
+                "UDP does not get through, or the service is not there; {}",
+                web(w)
+            ),
+            Self::OnlySmall { web: w } => write!(
+                f,
+                "UDP packets of 1200 bytes do not get through, short ones do: a tunnel or a firewall is in the way; {}",
+                web(w)
+            ),
+            Self::TicketRefused(code) => {
+                write!(f, "UDP works, but the service does not take the ticket ({code}): get a new one")
+            }
+            Self::Lossy { percent } => {
+                write!(f, "UDP works, but {percent} % of the packets are lost: notifications may be late")
+            }
+            Self::Dependent => f.write_str(
+                "UDP works: notifications come at once; other devices are hard to reach directly, as the NAT uses another \
+                 port for each destination",
+            ),
+            Self::Works { translation: Translation::None } => {
+                f.write_str("UDP works, without a NAT: notifications come at once")
+            }
+            Self::Works { .. } => f.write_str("UDP works: notifications come at once"),
+        }
+    }
+}
+
+impl InUse {
+    /// Whether a connection with the same ticket surely displaces none.
+    pub const fn is_free(self) -> bool {
+        matches!(self, Self::No)
+    }
+}

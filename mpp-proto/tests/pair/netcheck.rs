@@ -1,0 +1,395 @@
+//! Looking at networks of every kind, on a virtual clock.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mpp_proto::*;
+use proptest::prelude::*;
+
+use crate::harness::{spec, unix};
+
+const LATENCY: Duration = Duration::from_millis(20);
+const CHECK_PORT: u16 = 15_098;
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// What the network does with a packet from a socket at `from` to `to`: where it comes from in the end, or nothing.
+type Network = Box<dyn FnMut(Instant, SocketAddr, SocketAddr) -> Option<SocketAddr>>;
+
+/// A check, a service with any number of addresses, and a network between them that takes 20 ms.
+struct Scene {
+    now: Instant,
+    check: Netcheck,
+    service: Service,
+    network: Network,
+    /// Of a hundred packets to the device.
+    loss: u64,
+    /// Packets larger than this get nowhere.
+    largest: usize,
+    /// The socket by family; none: the host cannot open it.
+    local: [Option<SocketAddr>; 2],
+    wire: VecDeque<(Instant, bool, SocketAddr, SocketAddr, Vec<u8>)>,
+    /// Packets that were sent, and their bytes.
+    sent: Vec<(SocketAddr, usize)>,
+    resolved: Vec<SocketAddr>,
+    random: u64,
+}
+
+const V4: &str = "192.168.1.10:4000";
+const V6: &str = "[2001:db8:3::10]:6000";
+
+impl Scene {
+    fn new(endpoints: &[&str], network: Network) -> Self {
+        Self::with(endpoints, network, |_| ())
+    }
+
+    fn with(endpoints: &[&str], network: Network, change: impl FnOnce(&mut ServiceConfig)) -> Self {
+        let now = Instant::from_micros(5_000_000);
+        let key = TicketKey::new(*b"key1", [7; 32]);
+        let mut config = ServiceConfig::new(ServiceSecret::new([9; 32]), vec![key.clone()]);
+        config.check_port = NonZeroU16::new(CHECK_PORT);
+        change(&mut config);
+        let service = Service::new(Arc::new(config), ShardId(0), Seed::new([1; 32]), now, unix(now));
+        let mut spec = spec(now, Duration::from_secs(86_400));
+        spec.endpoints = endpoints.iter().map(|e| e.parse().unwrap()).collect();
+        let ticket = key.mint(&spec, &[3; 32]).unwrap();
+        let check = Netcheck::new(ticket, Seed::new([2; 32]), now, unix(now));
+        Self {
+            now,
+            check,
+            service,
+            network,
+            loss: 0,
+            largest: 1500,
+            local: [Some(at(V4)), Some(at(V6))],
+            wire: VecDeque::new(),
+            sent: Vec::new(),
+            resolved: Vec::new(),
+            random: 1,
+        }
+    }
+
+    /// Until it is complete. It always is, soon.
+    fn run(&mut self) -> NetcheckReport {
+        let begin = self.now;
+        loop {
+            self.drain();
+            let deadlines = [
+                self.wire.iter().map(|(at, ..)| *at).min(),
+                self.check.poll_timeout().map(|w| w.at),
+                self.service.poll_timeout().map(|w| w.at),
+            ];
+            if self.check.is_complete() {
+                assert_eq!(self.check.poll_timeout(), None, "nothing is left to do");
+                assert!(self.now.since(begin) <= Duration::from_secs(12), "{:?}", self.now.since(begin));
+                return self.check.report();
+            }
+            self.now = deadlines.into_iter().flatten().min().expect("something to wait for").max(self.now);
+            while let Some(i) = self.wire.iter().position(|(at, ..)| *at <= self.now) {
+                let (_, to_service, from, to, mut payload) = self.wire.remove(i).unwrap();
+                let path = Path::new(LinkId(u16::from(!to_service && to.is_ipv6())), from);
+                if to_service {
+                    // The link stands for the service's own address and port, from which it answers.
+                    let link = LinkId(self.addresses().iter().position(|a| *a == to).unwrap() as u16);
+                    let datagram = Datagram { path: Path { link, ..path }, payload: &mut payload };
+                    self.service.handle_datagrams(self.now, &mut [datagram], &mut Vec::new());
+                } else {
+                    let _ = self.check.handle_datagram(self.now, Datagram { path, payload: &mut payload });
+                }
+            }
+            self.check.handle_timeout(self.now);
+            assert!(self.check.poll_timeout().is_none_or(|w| w.at > self.now), "a stale deadline");
+            let _ = self.service.handle_timeout(self.now, NonZeroUsize::MAX);
+        }
+    }
+
+    /// Where packets went, in order of their first.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let mut all: Vec<SocketAddr> = Vec::new();
+        for (to, _) in &self.sent {
+            if !all.contains(to) {
+                all.push(*to);
+            }
+        }
+        all
+    }
+
+    fn drain(&mut self) {
+        let mut buffer = [0; 1452];
+        while let Some(event) = self.check.poll_event() {
+            match event {
+                NetcheckEvent::OpenLink { link, to } => {
+                    let state = match self.local[usize::from(to.is_ipv6())] {
+                        Some(local) => LinkState::Open { local },
+                        None => LinkState::Failed,
+                    };
+                    self.check.handle_link(self.now, link, state);
+                }
+                NetcheckEvent::Resolve { id, .. } => {
+                    self.check.handle_resolved(self.now, id, &self.resolved.clone());
+                }
+                _ => {}
+            }
+        }
+        while let Some(t) = self.check.poll_transmit(self.now, &mut buffer) {
+            let to = t.path.remote;
+            let local = self.local[usize::from(to.is_ipv6())].unwrap();
+            self.sent.push((to, t.len));
+            if let Some(from) = (self.network)(self.now, local, to)
+                && t.len <= self.largest
+            {
+                let packet = buffer[..t.len].to_vec();
+                self.wire.push_back((self.now + LATENCY, true, from, to, packet));
+            }
+        }
+        let addresses = self.addresses();
+        let mut batch = TransmitBatch::new(32);
+        while self.service.poll_transmit(self.now, &mut batch) > 0 {
+            for (t, bytes) in batch.iter() {
+                let from = addresses[usize::from(t.path.link.0)];
+                self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                if (self.random >> 33) % 100 >= self.loss && bytes.len() <= self.largest {
+                    let local = self.local[usize::from(from.is_ipv6())].unwrap();
+                    self.wire.push_back((self.now + LATENCY, false, from, local, bytes.to_vec()));
+                }
+            }
+            batch.clear();
+        }
+    }
+}
+
+/// A NAT that gives each key of a packet a port.
+fn nat<K: PartialEq + 'static>(key: impl Fn(SocketAddr) -> K + 'static) -> Network {
+    let mut known: Vec<K> = Vec::new();
+    Box::new(move |_, from, to| {
+        if to.is_ipv6() {
+            return Some(from);
+        }
+        let key = key(to);
+        let at = known.iter().position(|k| *k == key).unwrap_or_else(|| {
+            known.push(key);
+            known.len() - 1
+        });
+        Some(SocketAddr::from(([198, 51, 100, 1], 20_000 + at as u16)))
+    })
+}
+
+fn endpoint_independent() -> Network {
+    nat(|_| ())
+}
+
+const ONE: &[&str] = &["192.0.2.1:15096"];
+const TWO: &[&str] = &["192.0.2.1:15096", "192.0.2.9:15096"];
+
+#[test]
+fn each_mapping_of_rfc_4787_is_called_by_its_name() {
+    type Make = fn() -> Network;
+    let networks: [(&str, Make, Mapping, Mapping); 3] = [
+        ("one", endpoint_independent, Mapping::EndpointIndependent, Mapping::NotPortDependent),
+        ("by address", || nat(|to| to.ip()), Mapping::AddressDependent, Mapping::NotPortDependent),
+        ("by both", || nat(|to| to), Mapping::AddressAndPortDependent, Mapping::AddressAndPortDependent),
+    ];
+    for (name, network, two, one) in networks {
+        let report = Scene::new(TWO, network()).run();
+        assert_eq!(report.v4.mapping, two, "{name}: {report:#?}");
+        assert_eq!(Scene::new(ONE, network()).run().v4.mapping, one, "{name}, with one address");
+        assert_eq!((report.v4.translation, report.v4.ports), (Translation::Nat, Ports::Changed), "{name}");
+        assert_eq!(report.v4.filtering, Filtering::Unknown);
+        assert_eq!((report.v4.udp, report.v6.udp), (Udp::Works, Udp::NoService));
+        assert_eq!((report.ticket, report.in_use), (TicketCheck::Accepted, InUse::No));
+        assert_eq!(report.v4.rebindings, 0);
+        let trips = report.v4.round_trip.unwrap();
+        assert_eq!((trips.min, trips.mean), (LATENCY * 2, LATENCY * 2));
+        assert_eq!(report.v4.loss, Some(Loss { sent: 10, lost: 0 }));
+        let hard = two != Mapping::EndpointIndependent;
+        assert_eq!(report.verdict() == Verdict::Dependent, hard, "{}", report.verdict());
+    }
+}
+
+/// Without a second port only what one destination says is known.
+#[test]
+fn one_destination_says_nothing_of_the_mapping() {
+    let mut scene = Scene::with(ONE, nat(|to| to), |config| config.check_port = None);
+    let report = scene.run();
+    assert_eq!(report.v4.mapping, Mapping::Unknown);
+    assert_eq!(report.v4.endpoint, Some(at("198.51.100.1:20000")));
+    assert_eq!(report.verdict(), Verdict::Works { translation: Translation::Nat });
+}
+
+#[test]
+fn without_a_nat_the_address_is_the_own_and_both_families_are_measured() {
+    let endpoints = ["192.0.2.1:15096", "[2001:db8:1::1]:15096"];
+    let report = Scene::new(&endpoints, Box::new(|_, from, _| Some(from))).run();
+    for (family, own) in [(&report.v4, V4), (&report.v6, V6)] {
+        assert_eq!((family.udp, family.endpoint), (Udp::Works, Some(at(own))));
+        assert_eq!((family.translation, family.ports), (Translation::None, Ports::Preserved));
+        assert_eq!(family.destinations.len(), 2, "the other port too: {:?}", family.destinations);
+    }
+    assert_eq!(report.verdict(), Verdict::Works { translation: Translation::None });
+}
+
+#[test]
+fn what_gets_through_and_what_does_not() {
+    let blocked = Scene::new(ONE, Box::new(|_, _, _| None)).run();
+    assert_eq!((blocked.v4.udp, blocked.v4.stun, blocked.v4.loss), (Udp::Blocked, Answers::Unknown, None));
+    assert_eq!((blocked.ticket, blocked.in_use), (TicketCheck::Unknown, InUse::Unknown));
+    assert_eq!(blocked.verdict(), Verdict::Blocked { web: Answers::Unknown });
+
+    let mut narrow = Scene::new(ONE, endpoint_independent());
+    narrow.largest = 1100;
+    let narrow = narrow.run();
+    assert_eq!((narrow.v4.udp, narrow.v4.stun), (Udp::OnlySmall, Answers::Yes));
+    assert_eq!(narrow.v4.endpoint, Some(at("198.51.100.1:20000")), "that is known all the same");
+
+    let mut offline = Scene::new(ONE, endpoint_independent());
+    offline.local = [None; 2];
+    let offline = offline.run();
+    assert_eq!((offline.v4.udp, offline.verdict()), (Udp::NoRoute, Verdict::NoRoute));
+
+    let silent = Scene::with(TWO, endpoint_independent(), |config| config.stun = false).run();
+    assert_eq!((silent.v4.udp, silent.v4.stun, silent.v4.loss), (Udp::Works, Answers::No, None));
+    assert_eq!(silent.v4.mapping, Mapping::Unknown);
+    assert_eq!(silent.v4.endpoint, Some(at("198.51.100.1:20000")), "the exchange says so");
+    assert_eq!(silent.v4.round_trip.map(|t| t.count), Some(1));
+
+    let mut one_way = Scene::new(&["192.0.2.1:15096", "[2001:db8:1::1]:15096"], endpoint_independent());
+    one_way.local[1] = None;
+    let report = one_way.run();
+    assert_eq!((report.v4.udp, report.v6.udp, report.udp()), (Udp::Works, Udp::NoRoute, Udp::Works));
+}
+
+#[test]
+fn losses_and_rebindings_are_counted() {
+    let mut lossy = Scene::new(ONE, endpoint_independent());
+    lossy.loss = 50;
+    let report = lossy.run();
+    let loss = report.v4.loss.unwrap();
+    assert!(loss.sent == 10 && (2..=8).contains(&loss.lost), "{loss:?}");
+    assert_eq!(report.verdict(), Verdict::Lossy { percent: loss.percent() });
+
+    // Another port every second.
+    let flapping: Network = Box::new(|now, _, _| {
+        let port = 20_000 + (now.as_millis() / 1000) as u16;
+        Some(SocketAddr::from(([198, 51, 100, 1], port)))
+    });
+    let report = Scene::with(ONE, flapping, |config| config.check_port = None).run();
+    assert_eq!(report.v4.rebindings, 2, "{report:?}");
+}
+
+#[test]
+fn a_ticket_that_is_refused_is_reported() {
+    let expired = |config: &mut ServiceConfig| config.account_policy = AccountPolicy::Restored;
+    let report = Scene::with(ONE, endpoint_independent(), expired).run();
+    assert_eq!((report.ticket, report.v4.udp), (TicketCheck::Refused(Code::UNKNOWN_ACCOUNT), Udp::Works));
+    assert_eq!(report.verdict(), Verdict::TicketRefused(Code::UNKNOWN_ACCOUNT));
+    assert!(report.v4.endpoint.is_some(), "STUN says so");
+
+    let other_key = |c: &mut ServiceConfig| c.ticket_keys = vec![TicketKey::new(*b"key2", [8; 32])];
+    let report = Scene::with(ONE, endpoint_independent(), other_key).run();
+    assert_eq!((report.ticket, report.v4.udp), (TicketCheck::SaidRefused(Code::UNAUTHORIZED), Udp::Works));
+}
+
+#[test]
+fn names_are_looked_up_or_missed() {
+    let mut scene = Scene::new(&["presence.example.com:15096"], endpoint_independent());
+    scene.resolved = vec![at("192.0.2.1:15096"), at("192.0.2.9:15096")];
+    assert_eq!(scene.run().v4.mapping, Mapping::EndpointIndependent);
+    let report = Scene::new(&["presence.example.com:15096"], endpoint_independent()).run();
+    assert_eq!(report.unresolved, ["presence.example.com"]);
+    assert_eq!((report.udp(), report.verdict()), (Udp::NoService, Verdict::Unresolved));
+}
+
+/// A device that is connected stays so, and the check says that it is there.
+// SPEC: R-check-displaces-none
+#[test]
+fn a_check_displaces_nobody() {
+    let mut pair = crate::harness::Pair::new();
+    pair.run(Duration::from_secs(1));
+    let mut scene = Scene::new(ONE, endpoint_independent());
+    scene.now = pair.now;
+    // The same service, whose device's packets do not matter here.
+    std::mem::swap(&mut scene.service, &mut pair.service);
+    let ticket = pair.mint();
+    scene.check = Netcheck::new(ticket, Seed::new([8; 32]), scene.now, unix(scene.now));
+    let report = scene.run();
+    assert_eq!((report.in_use, report.ticket), (InUse::Yes, TicketCheck::Accepted));
+    assert_eq!(report.v4.udp, Udp::Works);
+    std::mem::swap(&mut scene.service, &mut pair.service);
+    pair.now = scene.now;
+    pair.device.handle_timeout(pair.now);
+    pair.run(Duration::from_secs(60));
+    assert_eq!(pair.device.state(), ConnectionState::Connected);
+    assert_eq!(pair.device.stats().connects, 1, "it was never disturbed: {:?}", pair.events);
+    let stats = pair.service.stats();
+    assert_eq!(
+        (stats.connected, pair.service.devices(pair.now, &AccountId::of("alice@example.com")).count()),
+        (1, 1)
+    );
+}
+
+/// A clock that is behind that of the device: the service names the serial to begin with.
+#[test]
+fn a_clock_that_is_behind_does_not_matter() {
+    let mut pair = crate::harness::Pair::new();
+    pair.run(Duration::from_secs(1));
+    let mut scene = Scene::new(ONE, endpoint_independent());
+    scene.now = pair.now;
+    std::mem::swap(&mut scene.service, &mut pair.service);
+    scene.check = Netcheck::new(pair.mint(), Seed::new([8; 32]), scene.now, UnixTime::from_millis(1000));
+    let report = scene.run();
+    assert_eq!((report.in_use, report.v4.udp), (InUse::Yes, Udp::Works));
+}
+
+/// What is sent where nobody answers is bounded, whatever the ticket names.
+#[test]
+fn it_sends_no_more_than_it_says() {
+    let endpoints: Vec<_> = (1..=8).map(|i| format!("192.0.2.{i}:15096")).collect();
+    let endpoints: Vec<_> = endpoints.iter().map(String::as_str).collect();
+    let mut scene = Scene::new(&endpoints, Box::new(|_, _, _| None));
+    scene.run();
+    let large = scene.sent.iter().filter(|(_, len)| *len >= 1200).count();
+    assert!(large <= 12 && scene.sent.len() <= 60, "{large} of {}", scene.sent.len());
+    assert!(scene.addresses().len() <= 4);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever comes at whatever time, it ends, and says of nothing what it has not seen.
+    #[test]
+    fn any_packets_do_no_harm(packets: Vec<(bool, Vec<u8>)>, late in 0u64..12_000) {
+        let mut scene = Scene::new(&["192.0.2.1:15096", "[2001:db8:1::1]:15096"], Box::new(|_, _, _| None));
+        scene.drain();
+        scene.now = scene.now + Duration::from_millis(late);
+        for (v6, mut packet) in packets {
+            let remote = if v6 { at("[2001:db8:1::1]:15096") } else { at("192.0.2.1:15096") };
+            let path = Path::new(LinkId(u16::from(v6)), remote);
+            let before = packet.clone();
+            let disposition = scene.check.handle_datagram(scene.now, Datagram { path, payload: &mut packet });
+            prop_assert_ne!(disposition, Disposition::Accepted);
+            prop_assert_eq!(before, packet);
+        }
+        scene.check.handle_timeout(scene.now);
+        let report = scene.run();
+        prop_assert_eq!((report.v4.udp, report.v6.udp), (Udp::Blocked, Udp::Blocked));
+    }
+}
+
+#[test]
+fn after_its_end_nothing_changes_it() {
+    let mut scene = Scene::new(ONE, endpoint_independent());
+    let report = scene.run();
+    let wire: Vec<_> = scene.wire.drain(..).collect();
+    for (.., mut payload) in wire {
+        let path = Path::new(LinkId(0), at(ONE[0]));
+        let _ = scene.check.handle_datagram(scene.now, Datagram { path, payload: &mut payload });
+    }
+    scene.check.handle_timeout(scene.now + Duration::from_secs(60));
+    assert_eq!(scene.check.report(), report);
+    assert_eq!(scene.check.poll_transmit(scene.now + Duration::from_secs(60), &mut [0; 1452]), None);
+}
