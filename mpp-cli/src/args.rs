@@ -11,6 +11,8 @@ use crate::text::{parse_duration, printable};
 
 /// The UDP port of a service that names none.
 pub(crate) const DEFAULT_PORT: u16 = 15096;
+/// Its second port, for those who look at their network.
+pub(crate) const DEFAULT_CHECK_PORT: u16 = 15098;
 
 /// Mesh Presence Protocol: devices hear of events in their account's channel at once, over UDP.
 #[derive(Debug, Parser)]
@@ -25,6 +27,7 @@ Examples:
   mpp ticket alice@example.com --device phone > t      terminal 2: a ticket for a device,
   mpp watch @t                                           and the device
   mpp post alice@example.com \"hello\"                   terminal 3: tell her devices
+  mpp netcheck @t                                      does UDP work here, and what does the NAT do?
 
 Exit codes: 0 done, 1 failed, 2 wrong call, 3 the ticket is no good (get a new one), 4 no service is running."
 )]
@@ -42,6 +45,10 @@ pub(crate) enum Command {
     Ticket(TicketArgs),
     /// Be a device: connect with a ticket and print notifications as they come
     Watch(WatchArgs),
+    /// Say from which addresses the service sees this machine
+    Endpoint(EndpointArgs),
+    /// Look at the network: does UDP work, what does the NAT do, how long does it remember
+    Netcheck(NetcheckArgs),
     /// Post an event to an account's channel, through the service that runs on this machine
     Post(PostArgs),
     /// Say how the service that runs on this machine is doing
@@ -63,6 +70,8 @@ pub(crate) struct DirArg {
 #[command(after_help = "\
 On the first start a key file is made (service.keys, readable by you only): whoever has it can mint tickets.
 Events are kept in memory: a restart loses them, and every device is told so.
+The second port is at the same addresses as the first; with it 'mpp netcheck' sees whether a NAT gives a device
+another port for each destination. Tickets do not name it, but a firewall has to let it through.
 SIGINT or SIGTERM closes every connection with a word when to come back, then ends.")]
 pub(crate) struct ServeArgs {
     /// Let devices post to other accounts' channels, if their tickets have the right post-others
@@ -71,6 +80,9 @@ pub(crate) struct ServeArgs {
     /// Address and UDP port; may be given several times [default: port 15096 of all addresses]
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     pub(crate) listen: Vec<SocketAddr>,
+    /// Second UDP port, for 'mpp netcheck'; 0 is none [default: 15098 without --listen]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) check_port: Option<u16>,
     /// Do not answer STUN clients, who learn their own address from the same port (RFC 8489)
     #[arg(long)]
     pub(crate) no_stun: bool,
@@ -131,6 +143,35 @@ pub(crate) struct WatchArgs {
     pub(crate) resume: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) dir: DirArg,
+}
+
+/// `mpp endpoint`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+One line for IPv4 and one for IPv6, as far as the ticket names addresses of the service in both. The port is that
+of a socket that is opened for the question. A device that is connected with the same ticket is not disturbed.")]
+pub(crate) struct EndpointArgs {
+    /// The ticket: @FILE, - for standard input, or its text (which others then see)
+    #[arg(value_name = "TICKET")]
+    pub(crate) ticket: String,
+    /// The answer as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `mpp netcheck`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is not known is called unknown, and never guessed. A mapping is called what RFC 4787 calls it; to tell more than
+one kind takes a second address or port of the service ('mpp serve' opens port 15098 for that).
+A device that is connected with the same ticket is not disturbed.")]
+pub(crate) struct NetcheckArgs {
+    /// The ticket: @FILE, - for standard input, or its text (which others then see)
+    #[arg(value_name = "TICKET")]
+    pub(crate) ticket: String,
+    /// The report as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `mpp post`

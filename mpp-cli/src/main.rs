@@ -3,9 +3,11 @@
 mod args;
 mod control;
 mod demo;
+mod endpoint;
 mod endpoints;
 mod failure;
 mod keyfile;
+mod netcheck;
 mod output;
 mod post;
 mod resume;
@@ -52,6 +54,8 @@ fn run() -> Outcome<()> {
         Command::Serve(args) => block_on(serve::run(args)),
         Command::Ticket(args) => ticket::run(&args),
         Command::Watch(args) => block_on(watch::run(args)),
+        Command::Endpoint(args) => block_on(endpoint::run(args)),
+        Command::Netcheck(args) => block_on(netcheck::run(args)),
         Command::Post(args) => post::run(args),
         Command::Status(args) => status::run(&args),
         Command::Demo => block_on(demo::run()),

@@ -1,14 +1,15 @@
 //! `mpp serve`: a service until it is told to stop.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use mpp_tokio::Service;
 use mpp_tokio::proto::{ForeignPosts, PostAnswer, ServiceConfig, ServiceEvent};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::args::{DEFAULT_PORT, ServeArgs};
-use crate::control::server::Control;
+use crate::args::{DEFAULT_CHECK_PORT, DEFAULT_PORT, ServeArgs};
+use crate::control::server::{About, Control};
 use crate::failure::{Failure, Outcome, reason};
 use crate::keyfile::Keys;
 use crate::output;
@@ -20,7 +21,23 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let state = StateDir::new(args.dir.dir)?;
-    let addresses = if args.listen.is_empty() { default_addresses() } else { args.listen };
+    let is_default = args.listen.is_empty();
+    let mut addresses = if is_default { default_addresses() } else { args.listen };
+    let listening = addresses.len();
+    let check_port = match args.check_port {
+        Some(port) => NonZeroU16::new(port),
+        None if is_default => free_check_port(&addresses),
+        None => None,
+    };
+    if let Some(port) = check_port {
+        if addresses.iter().any(|a| a.port() == port.get()) {
+            return Err(Failure::usage(format_args!(
+                "--check-port {port} is the port that devices use already: choose another one"
+            )));
+        }
+        addresses.extend_from_within(..);
+        addresses[listening..].iter_mut().for_each(|a| a.set_port(port.get()));
+    }
     state.create()?;
     let _lock = state.lock()?;
     let (keys, new) = Keys::load_or_create(&state.keys())?;
@@ -28,17 +45,20 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let mut stop = Stop::new()?;
     let mut config = ServiceConfig::new(keys.secret(), keys.ticket_keys());
     config.stun = !args.no_stun;
+    config.check_port = check_port;
     if args.foreign_posts {
         config.foreign_posts = ForeignPosts::Host;
     }
     let service = Service::bind(&addresses[..], config).map_err(|e| Failure::new(format_args!("{e}")))?;
     drop(keys);
     let control = Control::open(&state)?;
-    let started = Instant::now();
-    output::text(&greeting(&state, service.local_addrs(), new))?;
+    // Tickets do not name the second port: devices are told of it when they ask.
+    let listening = service.local_addrs()[..listening].to_vec();
+    output::text(&greeting(&state, &listening, check_port, new))?;
+    let about = About { listening, started: Instant::now() };
 
     tokio::select! {
-        () = control.serve(&service, started) => {}
+        () = control.serve(&service, about) => {}
         () = pass_posts(&service), if args.foreign_posts => {}
         () = stop.wait() => {}
     }
@@ -77,14 +97,31 @@ fn default_addresses() -> Vec<SocketAddr> {
     if found.is_empty() { vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into()] } else { found }
 }
 
-fn greeting(state: &StateDir, listening: &[SocketAddr], new: bool) -> String {
+/// The second port that is used if nobody names one, unless somebody has it.
+fn free_check_port(addresses: &[SocketAddr]) -> Option<NonZeroU16> {
+    // One after the other: on some systems a socket of all IPv6 addresses takes the port of IPv4 too.
+    let mut ips = addresses.iter().map(SocketAddr::ip);
+    let is_free = |ip: IpAddr| UdpSocket::bind(SocketAddr::new(ip, DEFAULT_CHECK_PORT));
+    if ips.all(|ip| is_free(ip).is_ok()) {
+        return NonZeroU16::new(DEFAULT_CHECK_PORT);
+    }
+    output::note(format_args!(
+        "mpp: port {DEFAULT_CHECK_PORT} is in use, so there is no second port for 'mpp netcheck': name another one with \
+         --check-port PORT"
+    ));
+    None
+}
+
+fn greeting(state: &StateDir, listening: &[SocketAddr], check_port: Option<NonZeroU16>, new: bool) -> String {
     let listening: Vec<_> = listening.iter().map(ToString::to_string).collect();
     let (program, dir) = (text::program(), state.argument());
     let keys = if new { "made just now" } else { "as before" };
+    let check_port = check_port
+        .map_or(String::new(), |port| format!("check port  udp {port}: a second one, for 'mpp netcheck'\n"));
     format!(
         "\
 listening   udp {}
-keys        {} ({keys})
+{check_port}keys        {} ({keys})
 channels    in memory: a restart loses what waits, and every device is told so
 
 Next, in another terminal: a ticket, and a device that watches with it

@@ -2,6 +2,8 @@
 
 mod show;
 
+pub(crate) use show::refusal;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +34,14 @@ pub(crate) struct Control {
     owner: u32,
 }
 
+/// What the service does not know of itself.
+#[derive(Debug)]
+pub(crate) struct About {
+    /// Where devices are to find it.
+    pub(crate) listening: Vec<SocketAddr>,
+    pub(crate) started: Instant,
+}
+
 impl Control {
     /// Opens it. The caller holds the directory's lock, so a socket that is there belongs to nobody any more.
     pub(crate) fn open(state: &StateDir) -> Outcome<Self> {
@@ -62,17 +71,18 @@ impl Control {
     }
 
     /// Answers for ever. Ends only by being dropped.
-    pub(crate) async fn serve(&self, service: &Service, started: Instant) {
+    pub(crate) async fn serve(&self, service: &Service, about: About) {
+        let about = Arc::new(about);
         let room = Arc::new(Semaphore::new(CALLERS));
         loop {
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
             match self.listener.accept().await {
                 // Between the socket's creation and its mode others could have connected.
                 Ok((stream, _)) if self.is_allowed(&stream) => {
-                    let service = service.clone();
+                    let (service, about) = (service.clone(), Arc::clone(&about));
                     tokio::spawn(async move {
                         // A caller that fails or leaves is its own affair.
-                        let _ = converse(stream, &service, started).await;
+                        let _ = converse(stream, &service, &about).await;
                         drop(permit);
                     });
                 }
@@ -95,7 +105,7 @@ impl Drop for Control {
 }
 
 /// Serves one caller until it leaves, is silent for too long, or sends what is no line.
-async fn converse(mut stream: UnixStream, service: &Service, started: Instant) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, service: &Service, about: &About) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read);
     let mut line = Vec::new();
@@ -107,7 +117,7 @@ async fn converse(mut stream: UnixStream, service: &Service, started: Instant) -
         }
         let whole = line.ends_with(b"\n");
         let answer =
-            if whole { answer(&line, service, started) } else { bad("the request is too long or cut short") };
+            if whole { answer(&line, service, about) } else { bad("the request is too long or cut short") };
         let mut text = serde_json::to_vec(&Line { v: VERSION, body: answer })?;
         text.push(b'\n');
         timeout(PATIENCE, write.write_all(&text)).await??;
@@ -117,7 +127,7 @@ async fn converse(mut stream: UnixStream, service: &Service, started: Instant) -
     }
 }
 
-fn answer(line: &[u8], service: &Service, started: Instant) -> Answer {
+fn answer(line: &[u8], service: &Service, about: &About) -> Answer {
     // The version first: another one may have another form.
     #[derive(serde::Deserialize)]
     struct Version {
@@ -134,7 +144,7 @@ fn answer(line: &[u8], service: &Service, started: Instant) -> Answer {
     }
     match serde_json::from_slice(line) {
         Ok(Line { body: Ask::Post(post), .. }) => publish(&post, service),
-        Ok(Line { body: Ask::Status, .. }) => status(service, started),
+        Ok(Line { body: Ask::Status, .. }) => status(service, about),
         Err(_) => bad("the request is not understood"),
     }
 }
@@ -190,7 +200,7 @@ impl From<Urgency> for proto::Urgency {
     }
 }
 
-fn status(service: &Service, started: Instant) -> Answer {
+fn status(service: &Service, about: &About) -> Answer {
     let stats = service.stats();
     let (core, books) = (&stats.core, &stats.core.delivery);
     let counters = [
@@ -225,7 +235,7 @@ fn status(service: &Service, started: Instant) -> Answer {
     ];
     let dropped = DropReason::ALL.iter().zip(core.dropped).filter(|(_, n)| *n > 0);
     Answer::Status(Status {
-        listening: service.local_addrs().to_vec(),
+        listening: about.listening.clone(),
         connected: core.connected,
         packets_received: core.packets_received,
         packets_sent: core.packets_sent,
@@ -237,7 +247,7 @@ fn status(service: &Service, started: Instant) -> Answer {
             .filter(|(_, n)| *n > 0)
             .map(|(name, n)| (name.to_owned(), n))
             .collect(),
-        uptime_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        uptime_ms: u64::try_from(about.started.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }
 

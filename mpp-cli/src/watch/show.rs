@@ -203,7 +203,7 @@ fn why(reason: DisconnectReason) -> String {
 }
 
 /// Why the ticket is no good, and what to do.
-pub(super) fn refusal(code: Code, ticket: &Ticket) -> String {
+pub(crate) fn refusal(code: Code, ticket: &Ticket) -> String {
     let account = printable(ticket.account());
     let what = match code.number() {
         410 => format!("the ticket expired on {}", text::minute(ticket.expiry())),

@@ -38,7 +38,7 @@ fn help_shows_examples() {
     let help = home.run(&["--help"]);
     assert_eq!((help.code(), help.err.len()), (0, 0));
     says(&help.out.join("\n"), &["Examples:", "mpp demo", "mpp serve", "mpp watch @t", "Exit codes:"]);
-    for sub in ["serve", "ticket", "watch", "post", "status", "demo"] {
+    for sub in ["serve", "ticket", "watch", "endpoint", "netcheck", "post", "status", "demo"] {
         assert_eq!(home.run(&[sub, "--help"]).code(), 0, "{sub}");
     }
 }

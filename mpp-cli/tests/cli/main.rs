@@ -3,6 +3,7 @@
 
 mod demo;
 mod errors;
+mod netcheck;
 mod restart;
 mod support;
 mod walk;

@@ -26,6 +26,7 @@ mod expiry;
 mod hostile;
 mod moves;
 mod needs;
+mod netcheck;
 mod netns;
 mod network;
 mod play;

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::network::Lab;
-use crate::support::{Home, Process};
+use crate::support::{Ended, Home, Process};
 
 /// What the machine may add to any time, being busy with other tests.
 pub(crate) const LATE: Duration = Duration::from_millis(1500);
@@ -65,6 +65,11 @@ impl Play {
         let endpoints: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, PORT).to_string()).collect();
         let args: Vec<&str> = endpoints.iter().flat_map(|e| ["--endpoint", e]).collect();
         self.home.ticket(ACCOUNT, "phone", &args)
+    }
+
+    /// Runs the program on the device's machine to its end, with a ticket for standard input.
+    pub(crate) fn run(&self, args: &[&str], ticket: &str) -> Ended {
+        self.lab.device.enter(|| self.home.run_with(args, ticket.as_bytes()))
     }
 
     /// Starts a device with the shortest interval, and waits until it is connected.

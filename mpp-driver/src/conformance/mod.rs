@@ -17,6 +17,7 @@ mod delivery;
 mod examples;
 mod idle;
 mod lab;
+mod netcheck;
 mod proxy;
 mod service;
 mod shards;
@@ -31,6 +32,7 @@ pub use examples::{
 };
 pub use idle::idle;
 pub use lab::Lab;
+pub use netcheck::*;
 pub use proxy::Proxy;
 pub use service::*;
 pub use shards::several_shards_behind_one_handle;
@@ -65,6 +67,8 @@ macro_rules! conformance {
             another_connection_of_the_same_device_takes_its_place
             a_refused_ticket_is_told_and_a_new_one_works
             a_client_asks_for_its_endpoint
+            a_client_looks_at_its_network
+            a_look_at_the_network_can_be_given_up_and_begun_anew
             a_client_moves_to_another_network
             a_network_that_goes_away_and_comes_back
             an_address_translator_that_forgets

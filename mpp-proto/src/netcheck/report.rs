@@ -241,6 +241,10 @@ impl FamilyReport {
     pub(super) fn conclude(&mut self) {
         self.mapping = Mapping::of(&self.destinations);
         let (Some(local), Some(endpoint)) = (self.local, self.endpoint) else { return };
+        if local == endpoint && matches!(self.mapping, Mapping::Unknown | Mapping::NotPortDependent) {
+            // It is the socket itself that is seen.
+            self.mapping = Mapping::EndpointIndependent;
+        }
         let same_port = local.port() == endpoint.port();
         self.ports = if same_port { Ports::Preserved } else { Ports::Changed };
         // A host that does not know its own address cannot tell; but a port that changes is a NAT's doing.

@@ -186,6 +186,7 @@ fn endpoint_independent() -> Network {
 const ONE: &[&str] = &["192.0.2.1:15096"];
 const TWO: &[&str] = &["192.0.2.1:15096", "192.0.2.9:15096"];
 
+// SPEC: R-mapping-names, R-check-port
 #[test]
 fn each_mapping_of_rfc_4787_is_called_by_its_name() {
     type Make = fn() -> Network;
@@ -305,7 +306,7 @@ fn names_are_looked_up_or_missed() {
 }
 
 /// A device that is connected stays so, and the check says that it is there.
-// SPEC: R-check-displaces-none
+// SPEC: R-check-displaces-none, R-in-use
 #[test]
 fn a_check_displaces_nobody() {
     let mut pair = crate::harness::Pair::new();
@@ -343,6 +344,44 @@ fn a_clock_that_is_behind_does_not_matter() {
     scene.check = Netcheck::new(pair.mint(), Seed::new([8; 32]), scene.now, UnixTime::from_millis(1000));
     let report = scene.run();
     assert_eq!((report.in_use, report.v4.udp), (InUse::Yes, Udp::Works));
+}
+
+/// Answers to STUN prove nothing but that who sends them has seen the question, or has been asked it.
+// SPEC: R-stun-answer
+#[test]
+fn an_answer_counts_once_from_where_was_asked_and_under_its_transaction() {
+    let mut scene = Scene::new(ONE, Box::new(|_, _, _| None));
+    let mut buffer = [0; 1452];
+    while let Some(event) = scene.check.poll_event() {
+        if let NetcheckEvent::OpenLink { link, .. } = event {
+            scene.check.handle_link(scene.now, link, LinkState::Open { local: at(V4) });
+        }
+    }
+    let mut questions = Vec::new();
+    while let Some(t) = scene.check.poll_transmit(scene.now, &mut buffer) {
+        questions.extend((t.len == 20).then(|| buffer[..20].to_vec()));
+    }
+    let [question] = &questions[..] else { panic!("one destination is asked once: {questions:?}") };
+    let answer = |transaction: &[u8]| {
+        let head = [&b"\x01\x01\0\x0c\x21\x12\xa4\x42"[..], transaction].concat();
+        [&head[..], b"\0\x20\0\x08\0\x01\xa1\x47\xe1\x12\xa6\x43"].concat()
+    };
+    let genuine = answer(&question[8..]);
+    let (service, elsewhere) = (at(ONE[0]), at("192.0.2.1:15097"));
+    for (from, mut packet, disposition) in [
+        (service, answer(b"twelve bytes"), Disposition::NotForUs),
+        (elsewhere, genuine.clone(), Disposition::NotForUs),
+        (service, genuine[..28].to_vec(), Disposition::Dropped(DropReason::Malformed)),
+        (service, genuine.clone(), Disposition::Accepted),
+        (service, genuine.clone(), Disposition::NotForUs),
+    ] {
+        let path = Path::new(LinkId(0), from);
+        assert_eq!(
+            scene.check.handle_datagram(scene.now, Datagram { path, payload: &mut packet }),
+            disposition
+        );
+    }
+    assert_eq!(scene.check.report().v4.endpoint, Some(at("192.0.2.1:32853")));
 }
 
 /// What is sent where nobody answers is bounded, whatever the ticket names.

@@ -1,0 +1,85 @@
+//! `mpp netcheck`: what the network does to this machine's packets.
+
+mod progress;
+pub(crate) mod words;
+
+use mpp_tokio::Netcheck;
+use mpp_tokio::proto::{NetcheckReport, Ticket, TicketCheck, Udp};
+
+use crate::args::NetcheckArgs;
+use crate::failure::{Failure, Outcome};
+use crate::output;
+use crate::serve::Stop;
+use crate::text::printable;
+use crate::ticket;
+use crate::watch::refusal;
+use progress::Progress;
+
+pub(crate) async fn run(args: NetcheckArgs) -> Outcome<()> {
+    let ticket = ticket::read(&args.ticket)?;
+    let mut stop = Stop::new()?;
+    let mut progress = Progress::new();
+    let mut check = Netcheck::new(ticket.clone());
+    loop {
+        tokio::select! {
+            report = check.next() => match report {
+                Some(_) => {}
+                None => break,
+            },
+            () = progress.tick() => progress.show(&step(&check.report())),
+            // What is known by then is worth having.
+            () = stop.wait() => break,
+        }
+    }
+    drop(progress);
+    let report = check.report();
+    if args.json {
+        output::line(words::object(&report))?;
+    } else {
+        words::lines(&report).iter().try_for_each(output::line)?;
+    }
+    match report.udp() {
+        Udp::Works if !is_refused(&report) => Ok(()),
+        _ => Err(failure(&report, &ticket)),
+    }
+}
+
+fn is_refused(report: &NetcheckReport) -> bool {
+    matches!(report.ticket, TicketCheck::Refused(_) | TicketCheck::SaidRefused(_))
+}
+
+/// What is being done, for the line that is shown meanwhile.
+fn step(report: &NetcheckReport) -> String {
+    let families = [&report.v4, &report.v6];
+    let destinations = families.iter().flat_map(|f| &f.destinations);
+    let answered = destinations.clone().filter(|d| d.endpoint.is_some()).count();
+    let all = destinations.count();
+    if families.iter().any(|f| f.udp == Udp::Works) {
+        format!("measuring round trips; {answered} of {all} destinations have answered")
+    } else {
+        format!("asking; {answered} of {all} destinations have answered")
+    }
+}
+
+/// Why there is nothing good to report, and what to do.
+pub(crate) fn failure(report: &NetcheckReport, ticket: &Ticket) -> Failure {
+    if let TicketCheck::Refused(code) | TicketCheck::SaidRefused(code) = report.ticket {
+        return Failure::ticket(refusal(code, ticket));
+    }
+    let endpoints: Vec<_> = ticket.endpoints().iter().map(ToString::to_string).collect();
+    let endpoints = printable(&endpoints.join(", "));
+    Failure::new(match report.udp() {
+        Udp::NoService if !report.unresolved.is_empty() => {
+            let names = printable(&report.unresolved.join(", "));
+            format!("cannot look up {names}: is this machine online, and is the name right?")
+        }
+        Udp::NoRoute => format!("no way to {endpoints}: is this machine online?"),
+        Udp::OnlySmall => format!(
+            "{endpoints} answers short packets, but none of 1200 bytes: look for a tunnel (VPN) or a firewall on the way"
+        ),
+        Udp::Blocked => format!(
+            "no answer from {endpoints}: is the service running, and does a firewall here or there let UDP through?"
+        ),
+        _ => format!("{endpoints} could not be asked: try again"),
+    })
+}

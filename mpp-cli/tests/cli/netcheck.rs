@@ -1,0 +1,135 @@
+//! `mpp endpoint` and `mpp netcheck` on the loopback interface: no NAT, but everything else.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::{Ended, Home};
+
+const ALICE: &str = "alice@example.com";
+
+fn json(ended: &Ended) -> Value {
+    let [line] = &ended.out[..] else { panic!("one line: {ended:?}") };
+    serde_json::from_str(line).unwrap()
+}
+
+/// A port that nobody has.
+fn free_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn the_endpoint_for_people_and_for_programs() {
+    let home = Home::new();
+    let (_serve, _) = home.serve();
+    let ticket = home.ticket(ALICE, "phone", &[]);
+    let text = home.run_with(&["endpoint", "-"], ticket.as_bytes());
+    assert_eq!((text.code(), text.err.len()), (0, 0), "{text:?}");
+    let [line] = &text.out[..] else { panic!("{text:?}") };
+    let address: SocketAddr = line.strip_prefix("IPv4  ").unwrap().parse().unwrap();
+    assert!(address.ip().is_loopback());
+    let object = json(&home.run_with(&["endpoint", "-", "--json"], ticket.as_bytes()));
+    assert_eq!((&object["v4"]["udp"], &object["v6"]["udp"]), (&"works".into(), &"no-service".into()));
+    assert_eq!(object["v4"]["endpoint"], object["v4"]["local"], "no NAT");
+    assert!(object["v6"]["endpoint"].is_null());
+}
+
+/// With a second port it is known of what the mapping depends, and a device that is connected does not notice.
+#[test]
+fn the_network_is_looked_at_and_nobody_is_displaced() {
+    let home = Home::new();
+    let port = free_port().to_string();
+    let mut serve = home.start(&["serve", "--listen", "127.0.0.1:0", "--check-port", &port]);
+    serve.line("the second port", |l| l.starts_with("check port") && l.contains(&port));
+    serve.line("what to type next", |l| l.contains(" post alice"));
+    let ticket = home.ticket(ALICE, "phone", &[]);
+    let before = json(&home.run_with(&["netcheck", "-", "--json"], ticket.as_bytes()));
+    assert_eq!(before["in_use"], "no");
+    let (mut watch, _) = home.watch(&ticket, &[]);
+    let ended = home.run_with(&["netcheck", "-", "--json"], ticket.as_bytes());
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    let report = json(&ended);
+    assert_eq!((&report["in_use"], &report["ticket"]), (&"yes".into(), &"accepted".into()), "{report:#}");
+    let v4 = &report["v4"];
+    let is = |name: &str, value: &str| assert_eq!(v4[name], value, "{report:#}");
+    is("udp", "works");
+    is("translation", "none");
+    is("mapping", "endpoint-independent");
+    is("port", "preserved");
+    is("filtering", "unknown");
+    is("stun", "yes");
+    assert_eq!((&v4["sent"], &v4["lost"], &v4["rebindings"]), (&10.into(), &0.into(), &0.into()));
+    assert!(v4["rtt_min_us"].as_u64() <= v4["rtt_mean_us"].as_u64());
+    assert_eq!(v4["destinations"].as_array().unwrap().len(), 2);
+    assert_eq!((&report["web"], &report["complete"]), (&"unknown".into(), &true.into()));
+
+    home.post(&[ALICE, "still there"]);
+    assert_eq!(watch.texts(1), ["still there"]);
+    let ended = watch.stop(Signal::SIGTERM);
+    assert!(!ended.out.iter().any(|l| l.contains("disconnected")), "{ended:?}");
+}
+
+/// For people: one line for each fact, one that says it all, and no progress where nobody looks.
+#[test]
+fn the_report_for_people() {
+    let home = Home::new();
+    let (_serve, _) = home.serve_on("127.0.0.1:0");
+    let ticket = home.ticket(ALICE, "phone", &[]);
+    let ended = home.run_with(&["netcheck", "-"], ticket.as_bytes());
+    assert_eq!((ended.code(), ended.err.len()), (0, 0), "{ended:?}");
+    let has = |words: &str| assert!(ended.out.iter().any(|l| l.contains(words)), "'{words}': {ended:?}");
+    has("IPv4          UDP works, seen from 127.0.0.1:");
+    has("IPv6          the ticket names no address");
+    has("filtering   unknown");
+    has("loss        0 of 10 packets");
+    has("Web           unknown");
+    assert_eq!(
+        ended.out.last().unwrap(),
+        "verdict       UDP works, without a NAT: notifications come at once"
+    );
+}
+
+/// Nobody answers: that is said soon, with what to do, and what is not known is called so.
+#[test]
+fn what_goes_wrong_is_said_with_what_to_do() {
+    let home = Home::new();
+    let (_serve, _) = home.serve();
+    let gone = format!("127.0.0.1:{}", free_port());
+    let ticket = home.ticket(ALICE, "phone", &["--endpoint", &gone]);
+    let begin = Instant::now();
+    let ended = home.run_with(&["netcheck", "-", "--json"], ticket.as_bytes());
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    let report = json(&ended);
+    assert_eq!(
+        (&report["udp"], &report["ticket"], &report["in_use"]),
+        (&"blocked".into(), &"unknown".into(), &"unknown".into())
+    );
+    let line = ended.failed(1);
+    assert!(line.contains(&gone) && line.contains("firewall"), "{line}");
+    assert!(home.run_with(&["endpoint", "-"], ticket.as_bytes()).failed(1).contains("firewall"));
+
+    let expired = home.ticket(ALICE, "phone", &["--expires", "1ms"]);
+    let line = home.run_with(&["netcheck", "-"], expired.as_bytes()).failed(3);
+    assert!(line.contains("expired") && line.contains("mpp ticket"), "{line}");
+
+    let nowhere = home.ticket(ALICE, "phone", &["--endpoint", "does-not-exist.invalid:1"]);
+    let line = home.run_with(&["endpoint", "-"], nowhere.as_bytes()).failed(1);
+    assert!(line.contains("cannot look up does-not-exist.invalid"), "{line}");
+    for command in ["endpoint", "netcheck"] {
+        home.fails(3, &[command, "not a ticket"]);
+        home.fails(2, &[command]);
+    }
+}
+
+#[test]
+fn a_second_port_that_is_the_first_one_is_refused() {
+    let home = Home::new();
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let line = home.fails(2, &["serve", "--listen", &listen, "--check-port", &port.to_string()]);
+    assert!(line.contains("choose another"), "{line}");
+    let (serve, _) = home.serve_on("127.0.0.1:0");
+    assert!(!serve.so_far().iter().any(|l| l.starts_with("check port")), "only where it is asked for");
+}

@@ -1,0 +1,139 @@
+//! What `mpp netcheck` and `mpp endpoint` say of each network. What it is, `claims.rs` shows by other means.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::Value;
+
+use crate::network::{DEVICE, DEVICE6, EXTERNAL, Lab, Network, SERVICE, SERVICE6};
+use crate::play::{HEARTBEAT, Play};
+use crate::rules::{Nat, Trouble};
+
+fn report(play: &Play, ticket: &str) -> Value {
+    let ended = play.run(&["netcheck", "-", "--json"], ticket);
+    serde_json::from_str(ended.out.last().unwrap_or_else(|| panic!("{ended:?}"))).unwrap()
+}
+
+fn address(value: &Value) -> IpAddr {
+    let address: SocketAddr =
+        value.as_str().and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("{value}"));
+    address.ip()
+}
+
+/// A network with a NAT: by the two addresses of the service, and by the two ports of one of them.
+fn nat(network: Network, mapping: [&str; 2], port: &str) {
+    let Some(lab) = Lab::open(network) else { return };
+    let play = Play::on(lab);
+    let tickets = [play.ticket_for(&SERVICE.map(IpAddr::from)), play.ticket()];
+    for (ticket, mapping) in tickets.iter().zip(mapping) {
+        let report = report(&play, ticket);
+        let v4 = &report["v4"];
+        let is = |name: &str, value: &str| assert_eq!(v4[name], value, "{network:?}: {report:#}");
+        is("udp", "works");
+        is("translation", "nat");
+        is("mapping", mapping);
+        is("port", port);
+        is("filtering", "unknown");
+        assert_eq!(address(&v4["endpoint"]), EXTERNAL[0]);
+        assert_eq!(address(&v4["local"]), DEVICE[0]);
+        assert_eq!((&v4["lost"], &v4["rebindings"]), (&0.into(), &0.into()), "{report:#}");
+        assert_eq!(report["v6"]["udp"], "no-service");
+        assert_eq!((&report["ticket"], &report["in_use"]), (&"accepted".into(), &"no".into()));
+    }
+}
+
+const CONE: [&str; 2] = ["endpoint-independent", "not-port-dependent"];
+
+#[test]
+fn full_cone() {
+    nat(Network::Behind(Nat::FullCone), CONE, "preserved");
+}
+
+#[test]
+fn address_restricted() {
+    nat(Network::Behind(Nat::AddressRestricted), CONE, "preserved");
+}
+
+#[test]
+fn port_restricted() {
+    nat(Network::Behind(Nat::PortRestricted), CONE, "preserved");
+}
+
+#[test]
+fn symmetric() {
+    nat(Network::Behind(Nat::Symmetric), ["address-and-port-dependent"; 2], "changed");
+}
+
+#[test]
+fn double_nat() {
+    nat(Network::DoubleNat, CONE, "preserved");
+}
+
+/// Behind the firewall IPv6 is not translated, and IPv4 is.
+#[test]
+fn ipv6_firewall() {
+    let Some(lab) = Lab::open(Network::Ipv6Firewall) else { return };
+    let play = Play::on(lab);
+    let ticket = play.ticket_for(&[SERVICE6[0].into(), SERVICE[0].into()]);
+    let both = report(&play, &ticket);
+    let is = |family: &str, name: &str, value: &str| assert_eq!(both[family][name], value, "{both:#}");
+    for family in ["v4", "v6"] {
+        is(family, "udp", "works");
+        is(family, "port", "preserved");
+    }
+    is("v6", "translation", "none");
+    is("v6", "mapping", "endpoint-independent");
+    is("v4", "translation", "nat");
+    assert_eq!(address(&both["v6"]["endpoint"]), DEVICE6);
+
+    let seen = play.run(&["endpoint", "-"], &ticket);
+    let [v4, v6] = &seen.out[..] else { panic!("{seen:?}") };
+    assert!(v4.starts_with("IPv4  198.51.100.1:") && v6.starts_with("IPv6  [2001:db8:3::10]:"), "{seen:?}");
+
+    // One family that leads nowhere is said to, and the other one is none the worse.
+    play.lab.trouble(Trouble::Silence4);
+    let half = report(&play, &ticket);
+    assert_eq!((&half["v4"]["udp"], &half["v6"]["udp"]), (&"blocked".into(), &"works".into()), "{half:#}");
+    assert_eq!(half["udp"], "works");
+}
+
+/// Also while the device is connected, which is not disturbed by it.
+#[test]
+fn the_endpoint_behind_a_nat() {
+    let Some(lab) = Lab::open(Network::Behind(Nat::Symmetric)) else { return };
+    let play = Play::on(lab);
+    let mut device = play.device();
+    let ended = play.run(&["endpoint", "-", "--json"], &play.ticket());
+    let seen: Value = serde_json::from_str(&ended.out[0]).unwrap();
+    assert_eq!(address(&seen["v4"]["endpoint"]), EXTERNAL[0]);
+    assert_eq!(address(&seen["v4"]["local"]), DEVICE[0]);
+    assert_ne!(seen["v4"]["endpoint"], seen["v4"]["local"]);
+    assert_eq!(report(&play, &play.ticket())["in_use"], "yes");
+    device.hears_a_post(HEARTBEAT);
+    device.end_connected();
+}
+
+#[test]
+fn networks_in_trouble() {
+    let Some(lab) = Lab::open(Network::Behind(Nat::PortRestricted)) else { return };
+    let play = Play::on(lab);
+    let ticket = play.ticket();
+    for (trouble, udp) in [
+        (Trouble::Silence, "blocked"),
+        (Trouble::Refused, "blocked"),
+        (Trouble::Forbidden, "blocked"),
+        (Trouble::Larger(1100), "only-small"),
+        (Trouble::Larger(1280), "works"),
+    ] {
+        play.lab.trouble(trouble);
+        let report = report(&play, &ticket);
+        assert_eq!(report["udp"], udp, "{trouble:?}: {report:#}");
+    }
+    play.lab.trouble(Trouble::Loss(40));
+    let lossy = report(&play, &ticket);
+    if lossy["udp"] == "works" {
+        assert!(lossy["v4"]["lost"].as_u64() > Some(0), "{lossy:#}");
+    }
+    play.lab.no_trouble();
+    play.lab.unplug();
+    assert_eq!(report(&play, &ticket)["udp"], "no-route");
+}
