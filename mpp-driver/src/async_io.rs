@@ -1,7 +1,8 @@
 //! The reactor that smol and async-std share: sockets and timers on the crate `async-io`.
 
+use std::fmt;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
@@ -34,10 +35,15 @@ pub fn timer(at: Instant) -> Pin<Box<dyn Timer>> {
 /// # Errors
 /// If the reactor refuses the socket.
 pub fn wrap(socket: UdpSocket) -> io::Result<Box<dyn AsyncSocket>> {
-    // async-io tells of a change only to who has asked before. A new socket has room to send, and whether it has
-    // something to read is found out by reading: so both begin as ready.
-    let ready = [AtomicBool::new(true), AtomicBool::new(true)];
-    Ok(Box::new(Socket { io: Async::new_nonblocking(socket)?, ready }))
+    Ok(Box::new(Socket::new(Async::new_nonblocking(socket)?)))
+}
+
+/// [`Runtime::wrap_tcp`](crate::Runtime::wrap_tcp) on async-io.
+///
+/// # Errors
+/// If the reactor refuses the connection.
+pub fn wrap_tcp(stream: TcpStream) -> io::Result<Box<dyn AsyncSocket>> {
+    Ok(Box::new(Socket::new(Async::new_nonblocking(stream)?)))
 }
 
 #[derive(Debug)]
@@ -54,14 +60,20 @@ impl Timer for Sleep {
 }
 
 #[derive(Debug)]
-struct Socket {
-    io: Async<UdpSocket>,
+struct Socket<T> {
+    io: Async<T>,
     /// By [`Interest`]: whether the last that was heard of the system is that it is ready. Each direction is polled
     /// by one task only, so nothing races here.
     ready: [AtomicBool; 2],
 }
 
-impl Socket {
+impl<T> Socket<T> {
+    const fn new(io: Async<T>) -> Self {
+        // async-io tells of a change only to who has asked before. Whether there is room to send, or something to read,
+        // is found out by trying: so both begin as ready.
+        Self { io, ready: [AtomicBool::new(true), AtomicBool::new(true)] }
+    }
+
     const fn ready(&self, interest: Interest) -> &AtomicBool {
         let [read, write] = &self.ready;
         match interest {
@@ -71,7 +83,10 @@ impl Socket {
     }
 }
 
-impl AsyncSocket for Socket {
+impl<T: fmt::Debug + Send + Sync + 'static> AsyncSocket for Socket<T>
+where
+    for<'a> SockRef<'a>: From<&'a T>,
+{
     fn poll_ready(&self, interest: Interest, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.ready(interest).load(Relaxed) {
             ready!(match interest {

@@ -65,6 +65,8 @@ mod stats;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub mod timerfd;
 mod wake;
+#[cfg(feature = "web")]
+mod web;
 
 pub use client::{Client, ClientBuilder, ClientEvent, ClientEvents};
 pub use error::{Advice, BindError, CallError, ConnectError};
@@ -73,6 +75,8 @@ pub use runtime::{AnyRuntime, AsyncSocket, Interest, Runtime, Task, Timer};
 pub use service::{Service, ServiceEvents, ToAccount};
 pub use socket2::SockRef;
 pub use stats::{ClientStats, ServiceStats, SocketStats};
+#[cfg(feature = "web")]
+pub use web::{WebBody, WebReply};
 
 /// What an adapter exports beside its own `Client`, `ClientBuilder` and `Service`: the same names in each of them.
 pub mod face {
@@ -80,6 +84,8 @@ pub mod face {
         Advice, BindError, CallError, ClientEvent, ClientEvents, ClientStats, ConnectError, Interest,
         ServiceEvents, ServiceStats, SocketStats, Task, ToAccount,
     };
+    #[cfg(feature = "web")]
+    pub use crate::{WebBody, WebReply};
     /// The protocol's own types: tickets, events, notifications, settings, errors.
     pub use mpp_proto as proto;
 }

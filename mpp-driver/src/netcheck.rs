@@ -12,7 +12,7 @@ use mpp_proto::{Datagram, LinkId, LinkState, NetcheckEvent, NetcheckReport, Path
 
 use crate::clock::{Clock, civil};
 use crate::drive::ROUNDS;
-use crate::resolve::look_up;
+use crate::resolve::Lookups;
 use crate::runtime::{AnyRuntime, Runtime};
 use crate::seed::seed;
 use crate::socket::{Inbox, Link, Outgoing, UdpSocket, any_address, source_of};
@@ -43,6 +43,7 @@ pub struct Netcheck<R = AnyRuntime> {
     inbox: Inbox,
     outgoing: Outgoing,
     counters: Arc<Counters>,
+    lookups: Lookups,
     mail: Arc<Mail>,
     /// There is something to tell, or nothing more will be.
     news: bool,
@@ -80,6 +81,7 @@ impl<R> Netcheck<R> {
             inbox: Inbox::device(),
             outgoing: Outgoing::new(),
             counters: Arc::default(),
+            lookups: Lookups::default(),
             mail: Arc::new(Guarded::new((Vec::new(), None))),
             news: false,
             kind: PhantomData,
@@ -184,7 +186,7 @@ impl<R> Netcheck<R> {
 
     fn resolve(&self, id: ResolveId, host: String, port: u16) {
         let back = Arc::downgrade(&self.mail);
-        look_up(host, port, move |addresses| {
+        self.lookups.look_up(host, port, move |addresses| {
             if let Some(mail) = back.upgrade() {
                 mail.with(|(resolved, waker), wakes| {
                     resolved.push((id, addresses));

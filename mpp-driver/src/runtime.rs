@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -29,6 +29,16 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     /// # Errors
     /// If the runtime's reactor refuses it.
     fn wrap(&self, socket: UdpSocket) -> io::Result<Box<dyn AsyncSocket>>;
+
+    /// Registers a TCP connection, or one that is being made, which is in non-blocking mode already. A runtime that cannot
+    /// leaves this out: then the Web Service transport is not used.
+    ///
+    /// # Errors
+    /// If the runtime's reactor refuses it; `Unsupported` unless the runtime says otherwise.
+    fn wrap_tcp(&self, stream: TcpStream) -> io::Result<Box<dyn AsyncSocket>> {
+        drop(stream);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// The time on the clock by which [`Runtime::timer`] fires. A runtime with a clock of its own (a test's, which
     /// stands still) overrides it.
@@ -62,7 +72,7 @@ pub enum Interest {
     Write,
 }
 
-/// A UDP socket that a runtime watches. Each direction is polled by one task only.
+/// A socket that a runtime watches. Each direction is polled by one task only.
 pub trait AsyncSocket: Debug + Send + Sync + 'static {
     /// Ready if the socket may be readable or writable; until then the task is woken when it is. Being ready for
     /// nothing is allowed: the driver then meets `WouldBlock` in [`AsyncSocket::try_io`] and asks again.

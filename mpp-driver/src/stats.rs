@@ -35,6 +35,12 @@ pub struct SocketStats {
     /// Packets that the system threw away because the receive buffer of a socket was full: of the sockets that are
     /// open now. `None` where the system does not say (other than Linux).
     pub kernel_drops: Option<u64>,
+    /// Requests of the Web Service transport that were made, or taken in; 0 without the feature `web`.
+    pub web_requests: u64,
+    /// TCP connections that a client opened for them. Each carries as many requests as both sides let it.
+    pub web_connections: u64,
+    /// Requests without an answer: no connection, none in time, one that is too large; or the client has hung up.
+    pub web_failures: u64,
     /// The receive buffer that the system granted to the newest socket, in bytes, as the system counts (Linux counts
     /// its own overhead too).
     pub receive_buffer: u64,
@@ -75,6 +81,9 @@ pub(crate) struct Counters {
     pub(crate) receive_errors: AtomicU64,
     pub(crate) handed_over: AtomicU64,
     pub(crate) hand_over_drops: AtomicU64,
+    pub(crate) web_requests: AtomicU64,
+    pub(crate) web_connections: AtomicU64,
+    pub(crate) web_failures: AtomicU64,
     pub(crate) receive_buffer: AtomicU64,
     pub(crate) send_buffer: AtomicU64,
     /// The sockets that are open, by inode.
@@ -107,6 +116,9 @@ impl Counters {
             handed_over: self.handed_over.load(Relaxed),
             hand_over_drops: self.hand_over_drops.load(Relaxed),
             kernel_drops: drops(&self.open()),
+            web_requests: self.web_requests.load(Relaxed),
+            web_connections: self.web_connections.load(Relaxed),
+            web_failures: self.web_failures.load(Relaxed),
             receive_buffer: self.receive_buffer.load(Relaxed),
             send_buffer: self.send_buffer.load(Relaxed),
         }

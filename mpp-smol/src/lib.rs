@@ -24,7 +24,7 @@
 //! The public names are those of `mpp-tokio`, whose first page also shows the side of the service.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::pin::Pin;
 use std::time::Instant;
 
@@ -57,5 +57,9 @@ impl Runtime for Smol {
 
     fn wrap(&self, socket: UdpSocket) -> io::Result<Box<dyn AsyncSocket>> {
         async_io::wrap(socket)
+    }
+
+    fn wrap_tcp(&self, stream: TcpStream) -> io::Result<Box<dyn AsyncSocket>> {
+        async_io::wrap_tcp(stream)
     }
 }

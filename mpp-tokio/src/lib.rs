@@ -66,7 +66,7 @@
 //! itself: [`ClientBuilder::build`].
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -118,6 +118,11 @@ impl Runtime for Tokio {
         Ok(Box::new(Socket(tokio::net::UdpSocket::from_std(socket)?)))
     }
 
+    fn wrap_tcp(&self, stream: TcpStream) -> io::Result<Box<dyn AsyncSocket>> {
+        let _inside = self.0.enter();
+        Ok(Box::new(Stream(tokio::net::TcpStream::from_std(stream)?)))
+    }
+
     fn now(&self) -> Instant {
         let _inside = self.0.enter();
         tokio::time::Instant::now().into_std()
@@ -160,11 +165,10 @@ struct Socket(tokio::net::UdpSocket);
 
 impl AsyncSocket for Socket {
     fn poll_ready(&self, interest: Interest, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(match interest {
+        match interest {
             Interest::Read => self.0.poll_recv_ready(cx),
             Interest::Write => self.0.poll_send_ready(cx),
-        })?;
-        Poll::Ready(Ok(()))
+        }
     }
 
     fn try_io(
@@ -172,11 +176,34 @@ impl AsyncSocket for Socket {
         interest: Interest,
         io: &mut dyn FnMut(SockRef<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
-        let interest = match interest {
-            Interest::Read => tokio::io::Interest::READABLE,
-            Interest::Write => tokio::io::Interest::WRITABLE,
-        };
-        self.0.try_io(interest, || io(SockRef::from(&self.0)))
+        self.0.try_io(tokio_interest(interest), || io(SockRef::from(&self.0)))
+    }
+}
+
+#[derive(Debug)]
+struct Stream(tokio::net::TcpStream);
+
+impl AsyncSocket for Stream {
+    fn poll_ready(&self, interest: Interest, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match interest {
+            Interest::Read => self.0.poll_read_ready(cx),
+            Interest::Write => self.0.poll_write_ready(cx),
+        }
+    }
+
+    fn try_io(
+        &self,
+        interest: Interest,
+        io: &mut dyn FnMut(SockRef<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.0.try_io(tokio_interest(interest), || io(SockRef::from(&self.0)))
+    }
+}
+
+const fn tokio_interest(interest: Interest) -> tokio::io::Interest {
+    match interest {
+        Interest::Read => tokio::io::Interest::READABLE,
+        Interest::Write => tokio::io::Interest::WRITABLE,
     }
 }
 

@@ -12,7 +12,7 @@ use super::builder::OnResume;
 use super::state::Shared;
 use crate::clock::Calendar;
 use crate::drive::{Drive, Next, ROUNDS};
-use crate::resolve::look_up;
+use crate::resolve::Lookups;
 use crate::runtime::Runtime;
 use crate::socket::{Inbox, Link, Outgoing, UdpSocket, any_address};
 use crate::wake::Alarm;
@@ -25,6 +25,7 @@ pub(super) struct Driver {
     saved: Option<Resume>,
     calendar: Calendar,
     alarm: Alarm,
+    lookups: Lookups,
     links: Vec<Link>,
     inbox: Inbox,
     outgoing: Outgoing,
@@ -45,6 +46,7 @@ impl Driver {
             on_resume,
             saved: None,
             calendar: Calendar::new(now, unix),
+            lookups: Lookups::default(),
             links: Vec::new(),
             inbox: Inbox::device(),
             outgoing: Outgoing::new(),
@@ -118,7 +120,9 @@ impl Driver {
                     self.links.retain(|l| l.id != link);
                     self.outgoing.forget(link);
                 }
-                Some(DeviceEvent::Resolve { id, host, port }) => resolve(&self.shared, id, host, port),
+                Some(DeviceEvent::Resolve { id, host, port }) => {
+                    look_up(&self.shared, &self.lookups, id, host, port)
+                }
                 Some(_) => {}
             }
         }
@@ -170,7 +174,8 @@ impl Driver {
         let rest = Link::rested(&self.links);
         self.shared.state.with(|s, _| {
             let said = s.device.is_drained() && self.outgoing.is_empty();
-            Next::of(now, s.give_up, said, [s.device.poll_timeout().map(|w| w.at), rest])
+            let deadlines = [s.device.poll_timeout().map(|w| w.at), rest];
+            Next::of(now, s.give_up, said, deadlines)
         })
     }
 }
@@ -199,19 +204,11 @@ impl Drop for Driver {
 }
 
 /// Looks a name up for the device.
-fn resolve(shared: &Arc<Shared>, id: ResolveId, host: String, port: u16) {
-    // A resolver that hangs must not collect threads: beyond a few, names are not found.
-    if !shared.state.with(|s, _| s.begin_lookup()) {
-        return shared.state.with(|s, wakes| {
-            s.resolved.push((id, Vec::new()));
-            wakes.driver();
-        });
-    }
+fn look_up(shared: &Arc<Shared>, lookups: &Lookups, id: ResolveId, host: String, port: u16) {
     let back: Weak<Shared> = Arc::downgrade(shared);
-    look_up(host, port, move |addresses| {
+    lookups.look_up(host, port, move |addresses| {
         if let Some(shared) = back.upgrade() {
             shared.state.with(|s, wakes| {
-                s.lookups -= 1;
                 s.resolved.push((id, addresses));
                 wakes.driver();
             });

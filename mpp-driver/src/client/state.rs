@@ -16,9 +16,6 @@ use crate::error::ConnectError;
 use crate::stats::Counters;
 use crate::wake::{Guarded, Waiting, Wakes};
 
-/// Names looked up at a time.
-const LOOKUPS: usize = 8;
-
 /// The state behind its lock, and what needs none.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -47,8 +44,6 @@ pub(super) struct State {
     pub(super) events: Events,
     /// Lookups that have come back.
     pub(super) resolved: Vec<(ResolveId, Vec<SocketAddr>)>,
-    /// Lookups that have not come back.
-    pub(super) lookups: usize,
     /// The service does not take the ticket.
     pub(super) refused: Option<Code>,
     /// When to stop waiting for the last packets of a closed device.
@@ -113,7 +108,6 @@ impl State {
             device,
             events: Events::default(),
             resolved: Vec::new(),
-            lookups: 0,
             refused: None,
             give_up: None,
             ended: false,
@@ -124,15 +118,6 @@ impl State {
             watchers: Waiting::default(),
             given: false,
         }
-    }
-
-    /// Counts one more lookup, unless too many hang already.
-    pub(super) const fn begin_lookup(&mut self) -> bool {
-        let free = self.lookups < LOOKUPS;
-        if free {
-            self.lookups += 1;
-        }
-        free
     }
 
     pub(super) fn poll_connected(&mut self, cx: &Context<'_>) -> Poll<Result<Connected, ConnectError>> {

@@ -2,7 +2,7 @@
 //! machine that sleeps.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -95,6 +95,10 @@ impl<R: Runtime> Runtime for Lab<R> {
 
     fn wrap(&self, socket: UdpSocket) -> io::Result<Box<dyn AsyncSocket>> {
         Ok(Box::new(Socket { inner: self.inner.wrap(socket)?, switches: self.switches.clone() }))
+    }
+
+    fn wrap_tcp(&self, stream: TcpStream) -> io::Result<Box<dyn AsyncSocket>> {
+        self.inner.wrap_tcp(stream)
     }
 
     fn now(&self) -> Instant {

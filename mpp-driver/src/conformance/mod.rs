@@ -22,6 +22,7 @@ mod proxy;
 mod service;
 mod shards;
 mod trouble;
+mod web;
 mod world;
 
 pub use connection::*;
@@ -37,6 +38,7 @@ pub use proxy::Proxy;
 pub use service::*;
 pub use shards::several_shards_behind_one_handle;
 pub use trouble::*;
+pub use web::*;
 pub use world::*;
 
 use std::pin::Pin;
