@@ -6,7 +6,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::Input;
-use super::world::{Weather, World};
+use super::world::{Weather, World, service_address};
 use crate::channel::{CollapseKey, Event, MAX_PAYLOAD, Urgency};
 use crate::device::ConnectionState;
 use crate::ids::{StoreId, StoreSet};
@@ -65,6 +65,8 @@ fn operation(world: &mut World, input: &mut Input<'_>) {
         }
         12 => {
             let _ = world.device.query_endpoint(world.now);
+            // And over a socket of its own.
+            let _ = world.device.query_endpoint_at(world.now, service_address());
         }
         // Bytes of somebody else.
         _ => {

@@ -262,8 +262,12 @@ impl World {
             let mut idle = true;
             while let Some(event) = self.device.poll_event() {
                 idle = false;
-                if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
-                    self.link = link;
+                if let DeviceEvent::OpenLink { link, kind: kind @ (LinkKind::Udp(_) | LinkKind::Asking(_)) } =
+                    event
+                {
+                    if matches!(kind, LinkKind::Udp(_)) {
+                        self.link = link;
+                    }
                     self.device.handle_link(self.now, link, LinkState::Open { local: device_address() });
                 }
             }
