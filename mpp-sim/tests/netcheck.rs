@@ -123,7 +123,7 @@ fn the_report_is_right_for_every_behaviour_of_rfc_4787() {
                 for ports in [Ports::Preserved, Ports::Sequential, Ports::Random] {
                     let config = NatConfig { mapping, filtering, ports, ..NatConfig::default() };
                     for (addresses, name) in [2, 1].into_iter().zip(names(mapping)) {
-                        let report = look(seed, &[config.clone()], addresses);
+                        let report = look(seed, std::slice::from_ref(&config), addresses);
                         let v4 = &report.v4;
                         assert_eq!((v4.udp, v4.mapping), (Udp::Works, name), "{config:?}: {report:#?}");
                         assert_eq!(v4.translation, Translation::Nat);
