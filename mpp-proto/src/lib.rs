@@ -61,6 +61,7 @@ mod device;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
+mod keepalive;
 mod netcheck;
 mod path;
 mod pool;
@@ -84,11 +85,13 @@ pub use channel::{
 pub use crypto::{Secret, ServiceSecret, TicketKey, TicketSpec};
 pub use device::{
     Acknowledgement, CommandError, Connected, ConnectionState, Device, DeviceConfig, DeviceEvent,
-    DeviceStats, DisconnectReason, Family, LinkKind, LinkState, RequestError, ResolveId, Resume, ResumeError,
+    DeviceStats, DisconnectReason, Family, KeepaliveReport, LinkKind, LinkState, MappingEnd, MappingProgress,
+    RequestError, ResolveId, Resume, ResumeError,
 };
 pub use ids::{
     AccountId, DeviceId, Epoch, NetworkId, NodeId, RequestId, Rights, Serial, ShardId, StoreId, StoreSet,
 };
+pub use keepalive::IntervalReason;
 pub use netcheck::{
     Answers, Destination, FamilyReport, Filtering, InUse, Loss, Mapping, Netcheck, NetcheckEvent,
     NetcheckReport, Ports, RoundTrips, TicketCheck, Translation, Udp, Verdict,

@@ -33,6 +33,8 @@ pub enum TimerKind {
     Closing,
     /// New keys are due.
     Refresh,
+    /// A step on the way to knowing how long the network remembers a silent socket.
+    Probe,
 }
 
 impl Wakeup {

@@ -16,10 +16,12 @@ use mpp_sim::{
 /// There and back.
 const ROUND_TRIP: Duration = Duration::from_millis(40);
 
-/// With forward secrecy, as keys without it are renewed within the hour: each test is about one connection.
+/// With forward secrecy, as keys without it are renewed within the hour: each test is about one connection, and one
+/// interval; `keepalive.rs` has those that are learned.
 fn every(interval: Duration) -> DeviceConfig {
     let mut config = DeviceConfig::default();
     config.interval = interval;
+    config.learn_interval = false;
     config
 }
 

@@ -42,7 +42,7 @@ impl<R> ClientBuilder<R> {
     }
 
     /// All settings of the device at once. It replaces what [`ClientBuilder::filter`],
-    /// [`ClientBuilder::manual_acknowledgement`] and [`ClientBuilder::interval`] have set before.
+    /// [`ClientBuilder::manual_acknowledgement`], [`ClientBuilder::interval`] and the like have set before.
     pub fn config(mut self, config: DeviceConfig) -> Self {
         self.config = config;
         self
@@ -60,9 +60,17 @@ impl<R> ClientBuilder<R> {
         self
     }
 
-    /// The time between heartbeats, 5 s to 300 s. Default: 25 s.
+    /// The time between heartbeats until something better is known of the network, and after a miss: 5 s to 300 s.
+    /// Default: 25 s.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.config.interval = interval;
+        self
+    }
+
+    /// Always the same [interval](Self::interval): nothing is learned of networks. Default: the client finds out, on a
+    /// second socket, how rarely each network lets it speak ([`DeviceConfig::learn_interval`]).
+    pub fn fixed_interval(mut self) -> Self {
+        self.config.learn_interval = false;
         self
     }
 

@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use mpp_proto::{Code, Connected, ConnectionState, DisconnectReason, UnixTime};
+use mpp_proto::{
+    Code, Connected, ConnectionState, DisconnectReason, IntervalReason, MappingProgress, UnixTime,
+};
 
 use super::state::Shared;
 use crate::wake::{Waiting, Wakes};
@@ -40,6 +42,15 @@ pub enum ClientEvent {
     State(ConnectionState),
     /// The address from which the service sees this device changed.
     ObservedEndpoint(SocketAddr),
+    /// The time between heartbeats, or the reason for it, changed: the client learns what its network allows.
+    Interval {
+        /// The time.
+        interval: Duration,
+        /// The reason.
+        reason: IntervalReason,
+    },
+    /// Something was found out, or is about to be, about how long the network remembers a silent socket.
+    Mapping(MappingProgress),
     /// The service does not take the ticket any more: give a new one with [`Client::renew`](crate::Client::renew).
     RenewTicket {
         /// What the service said.

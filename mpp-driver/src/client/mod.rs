@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use mpp_proto::{
-    CommandError, Connected, ConnectionState, Device, Event, Instant, NetworkId, Notification, RequestError,
-    RequestId, Resume, Serial, StoreSet, Ticket,
+    CommandError, Connected, ConnectionState, Device, Event, Instant, KeepaliveReport, NetworkId,
+    Notification, RequestError, RequestId, Resume, Serial, StoreSet, Ticket,
 };
 
 pub use builder::ClientBuilder;
@@ -198,6 +198,21 @@ impl<R> Client<R> {
     /// The address from which the service sees this device, once it has said so.
     pub fn observed_endpoint(&self) -> Option<SocketAddr> {
         self.shared.state.with(|s, _| s.device.observed_endpoint())
+    }
+
+    /// How often this client speaks, why, and what is known of how long the network remembers a silent socket.
+    pub fn keepalive(&self) -> KeepaliveReport {
+        self.shared.state.with(|s, _| s.device.keepalive())
+    }
+
+    /// Finds out now how long the network remembers a silent socket, step by step up to 240 s. That takes up to eight
+    /// minutes, most of them in silence on a socket of its own; [`ClientEvent::Mapping`] says how far it is, and
+    /// [`Client::keepalive`] what is known. A measurement that runs already goes on.
+    ///
+    /// # Errors
+    /// [`CommandError::Closed`].
+    pub fn measure_mapping(&self) -> Result<(), CommandError> {
+        self.command(Device::measure_mapping)
     }
 
     /// Says that the machine is on another network now: new sockets are opened, and the service is contacted at once.

@@ -210,6 +210,8 @@ impl State {
                 ClientEvent::RenewTicket { code }
             }
             DeviceEvent::State(state) => ClientEvent::State(state),
+            DeviceEvent::Interval { interval, reason } => ClientEvent::Interval { interval, reason },
+            DeviceEvent::Mapping(progress) => ClientEvent::Mapping(progress),
             DeviceEvent::ObservedEndpoint(address) => ClientEvent::ObservedEndpoint(address),
             DeviceEvent::Aborted(reason) => {
                 self.connected = None;

@@ -2,7 +2,9 @@
 
 use core::time::Duration;
 
+use super::connection::{MAX_INTERVAL, MIN_INTERVAL};
 use crate::ids::{NetworkId, StoreSet};
+use crate::keepalive::Limits;
 
 /// When the position of a device moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,8 +25,17 @@ pub struct DeviceConfig {
     pub filter: StoreSet,
     /// When the position moves. Default: automatic.
     pub acknowledgement: Acknowledgement,
-    /// The time between heartbeats, 5 s to 300 s; shortened by up to a tenth at random. Default: 25 s.
+    /// The time between heartbeats, 5 s to 300 s, shortened by up to a tenth at random: until something better is known
+    /// of the network, and after a miss. Default: 25 s.
     pub interval: Duration,
+    /// Whether to find out how long each network remembers a silent socket, and to speak as rarely as that allows: every
+    /// 216 s at best (SPEC.md, "Learned keepalive"). Default: true. Without it the time between heartbeats is always
+    /// [`interval`](Self::interval).
+    pub learn_interval: bool,
+    /// The shortest time between heartbeats in networks that are found to forget a socket sooner than `interval` allows
+    /// for, 5 s and more. It costs battery there, and without it an event may wait for the next heartbeat. Default: 25 s,
+    /// not shorter than usual.
+    pub shortest_interval: Duration,
     /// The network that the machine is on at the start; later ones are named by
     /// [`Device::handle_network_change`](super::Device::handle_network_change). Default: none, it is not known.
     pub network: Option<NetworkId>,
@@ -43,12 +54,23 @@ pub struct DeviceConfig {
     pub queue_bytes: usize,
 }
 
+impl DeviceConfig {
+    /// What the learning of intervals has to keep to.
+    pub(super) fn interval_limits(&self) -> Limits {
+        let within = |interval: Duration| interval.clamp(MIN_INTERVAL, MAX_INTERVAL);
+        let (safe, shortest) = (within(self.interval), within(self.shortest_interval));
+        Limits { safe, shortest, learn: self.learn_interval }
+    }
+}
+
 impl Default for DeviceConfig {
     fn default() -> Self {
         Self {
             filter: StoreSet::ALL,
             acknowledgement: Acknowledgement::Automatic,
             interval: Duration::from_secs(25),
+            learn_interval: true,
+            shortest_interval: Duration::from_secs(25),
             network: None,
             packet_size: 1200,
             forward_secrecy: true,

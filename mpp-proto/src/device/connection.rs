@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 use core::net::SocketAddr;
 use core::ops::Range;
 use core::time::Duration;
@@ -24,17 +25,21 @@ use crate::rud::rtt::{MAX_ACK_DELAY, Rtt};
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
 use crate::wire::{
-    AEAD_TAG, Ack, Close, Code, DEVICE_IDENTIFIER, Direction, Emit, HEADER, Header, MIN_PACKET,
+    AEAD_TAG, Ack, Close, Code, DEVICE_IDENTIFIER, Direction, Emit, HEADER, Header, Heartbeat, MIN_PACKET,
     PacketExtension, SERVICE_IDENTIFIER, SliceSink, emit_plaintext_head, service_identifiers,
 };
 
 /// When an unanswered heartbeat is sent again, and after the last time the connection is given up.
 const REPEATS: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(4)];
+/// Sendings of a heartbeat, one of which is no verdict: when the third is due, two stayed without an answer.
+const UNANSWERED: usize = 3;
 /// Packets after which an acknowledgement goes out at once (RFC 9000, section 13.2.2), so that the sender's window moves.
 const ACK_EVERY: u8 = 2;
 /// The shortest time between heartbeats that a device asks for.
-const MIN_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const MIN_INTERVAL: Duration = Duration::from_secs(5);
+/// The longest, also if a service wants to be left in peace for longer.
+pub(super) const MAX_INTERVAL: Duration = Duration::from_secs(300);
 /// Of a lease, what is not three intervals.
 const LEASE_GRACE: Duration = Duration::from_secs(5);
 /// A shorter lease than that of the shortest interval, or new keys sooner, would only make a device connect over and
@@ -53,6 +58,11 @@ const MAX_SERVICE: usize = 8;
 const MAX_OWN: usize = 8;
 /// Challenges that may wait for their answers.
 const MAX_CHALLENGES: usize = 4;
+
+/// The interval that a lease is made for.
+fn interval_of(lease: Duration) -> Duration {
+    (lease.saturating_sub(LEASE_GRACE) / 3).clamp(MIN_INTERVAL, MAX_INTERVAL)
+}
 
 /// The connection.
 pub(super) struct Connection {
@@ -90,7 +100,11 @@ pub(super) struct Connection {
     agreed_at: Instant,
     pub(super) heard: Instant,
     pub(super) lease: Duration,
-    pub(super) interval: Duration,
+    /// The interval asked for last, and the one that was granted for another.
+    asking: Duration,
+    terms: (Duration, Duration),
+    /// When something was last sent over it.
+    pub(super) spoke: Instant,
     /// When new keys are due, and after how many packets in a direction.
     pub(super) refresh_at: Instant,
     packet_limit: u64,
@@ -113,7 +127,14 @@ enum Beat {
     /// The next one is due.
     Due(Instant),
     /// Sent so many times, and not answered; due again.
-    Waiting { request: RequestId, sent_at: Instant, sendings: usize, again: Instant },
+    Waiting {
+        request: RequestId,
+        sent_at: Instant,
+        sendings: usize,
+        again: Instant,
+        /// How long nothing had been sent before.
+        silence: Duration,
+    },
 }
 
 /// An opened packet.
@@ -168,12 +189,10 @@ impl Connection {
             agreed_at: now,
             heard: now,
             lease: agreed.lease.max(MIN_LEASE),
+            asking: agreed.proposal.interval,
             // What the service granted is what its lease allows for.
-            interval: agreed
-                .proposal
-                .interval
-                .min(agreed.lease.saturating_sub(LEASE_GRACE) / 3)
-                .max(MIN_INTERVAL),
+            terms: (agreed.proposal.interval, interval_of(agreed.lease)),
+            spoke: now,
             refresh_at: now + agreed.refresh_after.max(MIN_REFRESH),
             packet_limit: u64::from(packet_limit.clamp(MIN_PACKETS, MAX_PACKETS)),
             heartbeat: Beat::Due(now),
@@ -347,18 +366,52 @@ impl Connection {
         &mut self,
         now: Instant,
         request: RequestId,
+        lease: Option<Duration>,
+        wanted: Duration,
         rng: &mut Rng,
     ) -> Option<Option<Duration>> {
         let Beat::Waiting { request: asked, sent_at, sendings, .. } = self.heartbeat else { return None };
         if asked != request {
             return None;
         }
+        self.terms = (self.asking, lease.map_or(self.asking, interval_of));
+        self.lease = lease.unwrap_or(self.asking * 3 + LEASE_GRACE).max(MIN_LEASE);
         let sample = (sendings == 1).then(|| now.since(sent_at));
         if let Some(sample) = sample {
             self.rtt.sample(sample);
         }
-        self.heartbeat = Beat::Due(now + rng.fraction(900, 1000, self.interval));
+        self.heartbeat = Beat::Due(now + rng.fraction(900, 1000, self.granted(wanted)));
         Some(sample)
+    }
+
+    /// The interval that the service grants to a device that wants this one, as far as is known.
+    pub(super) fn granted(&self, wanted: Duration) -> Duration {
+        let (asked, granted) = self.terms;
+        match granted.cmp(&asked) {
+            Ordering::Less => wanted.min(granted),
+            Ordering::Equal => wanted,
+            Ordering::Greater => wanted.max(granted),
+        }
+    }
+
+    /// If the heartbeat that waits for its answer is this one: how long nothing had been sent before it, and whether it
+    /// has stayed without an answer for long.
+    pub(super) fn silence_before(&self, request: RequestId) -> Option<(Duration, bool)> {
+        match self.heartbeat {
+            Beat::Waiting { request: asked, silence, sendings, .. } if asked == request => {
+                Some((silence, sendings >= UNANSWERED))
+            }
+            _ => None,
+        }
+    }
+
+    /// A heartbeat has just been sent: if the sendings before it have stayed without an answer for long enough to count,
+    /// how long nothing had been sent before them.
+    pub(super) fn went_unanswered(&self) -> Option<Duration> {
+        match self.heartbeat {
+            Beat::Waiting { silence, sendings: UNANSWERED, .. } => Some(silence),
+            _ => None,
+        }
     }
 
     /// Makes the next heartbeat due now.
@@ -410,26 +463,29 @@ impl Connection {
         self.next_number > 0
     }
 
-    /// If a heartbeat is due, counts it as sent and says under which request.
+    /// If a heartbeat is due, counts it as sent, and gives it; how far the device has got is still to be filled in.
     pub(super) fn take_heartbeat(
         &mut self,
         now: Instant,
+        wanted: Duration,
         fresh: impl FnOnce() -> RequestId,
-    ) -> Option<RequestId> {
-        let (request, sent_at, sendings) = match self.heartbeat {
-            Beat::Due(at) if at <= now => (fresh(), now, 0),
-            Beat::Waiting { request, sent_at, sendings, again }
+    ) -> Option<Heartbeat> {
+        let (request, sent_at, sendings, silence) = match self.heartbeat {
+            Beat::Due(at) if at <= now => (fresh(), now, 0, now.since(self.spoke)),
+            Beat::Waiting { request, sent_at, sendings, again, silence }
                 if again <= now && sendings < REPEATS.len() =>
             {
-                (request, sent_at, sendings)
+                (request, sent_at, sendings, silence)
             }
             // All repetitions are lost, but the service has been heard: ask anew.
-            Beat::Waiting { again, .. } if again <= now => (fresh(), now, 0),
+            Beat::Waiting { again, .. } if again <= now => (fresh(), now, 0, now.since(self.spoke)),
             _ => return None,
         };
         let again = now + REPEATS[sendings];
-        self.heartbeat = Beat::Waiting { request, sent_at, sendings: sendings + 1, again };
-        Some(request)
+        self.heartbeat = Beat::Waiting { request, sent_at, sendings: sendings + 1, again, silence };
+        self.asking = wanted;
+        let (mark, position) = Default::default();
+        Some(Heartbeat { request, interval: wanted, mark, position })
     }
 
     /// Writes a packet of at least `least` bytes; returns its length. It carries the acknowledgement that is waiting, if
@@ -599,14 +655,14 @@ mod tests {
         connection.confirmed = true;
         let soon = NOW + Duration::from_secs(10);
         assert!(!connection.is_dead(soon) && connection.refresh_at > soon);
-        assert_eq!(connection.interval, MIN_INTERVAL);
+        assert_eq!(connection.granted(Duration::from_secs(25)), MIN_INTERVAL);
     }
 
     #[test]
     fn a_service_that_grants_for_ever_overflows_nothing() {
         let connection = connection(Duration::MAX, Duration::MAX);
         let late = Instant::from_micros(u64::MAX);
-        assert_eq!(connection.interval, Duration::from_secs(25));
+        assert_eq!(connection.granted(Duration::from_secs(25)), MAX_INTERVAL);
         assert!(!connection.is_dead(late));
         let mut next = Deadlines { handled: Instant::ZERO, next: None };
         connection.deadlines(&mut next);

@@ -5,7 +5,9 @@ use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use super::report::MappingProgress;
 use crate::ids::{RequestId, Serial, StoreSet};
+use crate::keepalive::IntervalReason;
 use crate::path::LinkId;
 use crate::time::{Instant, UnixTime};
 use crate::wire::{Code, MAX_ACCOUNT};
@@ -150,6 +152,15 @@ pub enum DeviceEvent {
     State(ConnectionState),
     /// The address from which the service sees this device changed.
     ObservedEndpoint(SocketAddr),
+    /// The time between heartbeats, or the reason for it, changed.
+    Interval {
+        /// The time.
+        interval: Duration,
+        /// The reason.
+        reason: IntervalReason,
+    },
+    /// Something was found out, or is about to be, about how long the network remembers a silent socket.
+    Mapping(MappingProgress),
     /// The filter is in force. Stores whose events may have been missed before are announced as a gap.
     Subscribed {
         /// Which request.

@@ -58,7 +58,7 @@ impl Device {
             filter: self.filter,
             covered,
             packet_size: self.config.packet_size.clamp(MIN_PACKET as u16, largest as u16),
-            interval: self.config.interval,
+            interval: self.keepalive.interval(),
             forward_secrecy: self.config.forward_secrecy,
             beside: beside.is_some(),
         };
@@ -213,6 +213,7 @@ impl Device {
         self.failures = 0;
         self.refusals = 0;
         self.tickets.accepted();
+        self.keepalive.connected(now);
         self.stats.connects += 1;
         let before = *self.inbox.received();
         let position = if epoch == before.epoch { before.position } else { Serial::ZERO };

@@ -43,6 +43,7 @@ impl Device {
                     self.fail(expired, RequestError::TimedOut);
                 }
                 self.tend_successor(now);
+                self.tend_probe(now);
             }
             Phase::Closing { ends, .. } if *ends <= now => self.phase = Phase::Closed,
             _ => {}
@@ -96,6 +97,7 @@ impl Device {
     /// Tells the application, if it believed that there was a connection.
     fn disconnected(&mut self, reason: DisconnectReason, retry_at: Instant) {
         self.requests.pause();
+        self.drop_probe();
         self.position_due = None;
         let known = self.state != ConnectionState::Connecting;
         self.set_state(ConnectionState::Connecting);
@@ -112,6 +114,7 @@ impl Device {
         if done {
             // Whatever waits goes out over it once it is confirmed.
             self.requests.pause();
+            self.drop_probe();
         }
         done
     }
@@ -134,6 +137,7 @@ impl Device {
         for request in waiting {
             self.fail(request, RequestError::Closed);
         }
+        self.end_probing();
         self.state = ConnectionState::Aborted;
         self.push(DeviceEvent::State(ConnectionState::Aborted));
         self.push(DeviceEvent::Aborted(reason));

@@ -10,7 +10,9 @@ mod inbox;
 mod life;
 mod links;
 mod phase;
+mod probing;
 mod receive;
+mod report;
 mod requests;
 mod resume;
 mod send;
@@ -31,6 +33,7 @@ pub use event::{
     CommandError, Connected, ConnectionState, DeviceEvent, DisconnectReason, Family, LinkKind, LinkState,
     RequestError, ResolveId,
 };
+pub use report::{KeepaliveReport, MappingEnd, MappingProgress};
 pub use resume::{Resume, ResumeError};
 pub use stats::DeviceStats;
 
@@ -38,6 +41,7 @@ use connection::Connection;
 use inbox::Inbox;
 use links::Links;
 use phase::{Phase, Successor};
+use probing::Probe;
 use receive::Whose;
 use requests::{Ask, MAX_REQUESTS, Requests};
 use resume::Anchor;
@@ -45,6 +49,7 @@ use tickets::Tickets;
 
 use crate::channel::{Event, Notification};
 use crate::ids::{NetworkId, RequestId, Serial, StoreSet};
+use crate::keepalive::{IntervalReason, Keepalive};
 use crate::path::{Datagram, Disposition, LinkId, Transmit};
 use crate::random::{Rng, Seed};
 use crate::time::{Calendar, Instant, UnixTime};
@@ -72,6 +77,9 @@ pub struct Device {
     links: Links,
     /// The network that the machine is on, if the host knows.
     network: Option<NetworkId>,
+    keepalive: Keepalive,
+    probe: Option<Probe>,
+    told_interval: (Duration, IntervalReason),
     inbox: Inbox,
     requests: Requests,
     phase: Phase,
@@ -85,6 +93,10 @@ pub struct Device {
     misunderstandings: u32,
     resolve_id: u32,
     observed: Option<SocketAddr>,
+    /// Over which socket and by which address of the service that was seen.
+    observed_on: Option<(LinkId, SocketAddr)>,
+    /// How many packets had been turned away when the last Status came.
+    refused_before: u64,
     service_clock: Option<ServiceClock>,
     state: ConnectionState,
     events: VecDeque<DeviceEvent>,
@@ -115,10 +127,11 @@ impl Device {
         now: Instant,
         clock: UnixTime,
     ) -> Self {
-        let (anchor, connect_serial, renewed) = match resume {
-            Some(resume) => (resume.anchor, resume.connect_serial, resume.renewed),
-            None => (Anchor { covered: config.filter, ..Anchor::default() }, 0, None),
+        let (anchor, connect_serial, renewed, learned) = match resume {
+            Some(resume) => (resume.anchor, resume.connect_serial, resume.renewed, resume.learned),
+            None => (Anchor { covered: config.filter, ..Anchor::default() }, 0, None, Vec::new()),
         };
+        let keepalive = Keepalive::new(config.interval_limits(), now, config.network, learned);
         Self {
             filter: config.filter,
             inbox: Inbox::new(config.acknowledgement, config.queue_events, config.queue_bytes, anchor),
@@ -127,6 +140,9 @@ impl Device {
             calendar: Calendar::new(now, clock),
             links: Links::default(),
             network: config.network,
+            probe: None,
+            told_interval: (keepalive.interval(), keepalive.reason()),
+            keepalive,
             requests: Requests::default(),
             phase: Phase::Waiting(now),
             connect_serial,
@@ -135,6 +151,8 @@ impl Device {
             misunderstandings: 0,
             resolve_id: 0,
             observed: None,
+            observed_on: None,
+            refused_before: 0,
             service_clock: None,
             state: ConnectionState::Connecting,
             events: VecDeque::new(),
@@ -165,6 +183,7 @@ impl Device {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handled = self.handled.max(now);
         self.tend(now);
+        self.tell_interval();
     }
 
     /// Answers [`DeviceEvent::OpenLink`], or says that a link is gone.
@@ -205,6 +224,9 @@ impl Device {
                 }
             }
         }
+        if let Some(kind) = kind {
+            self.probe_link(now, kind, failed);
+        }
         self.handle_timeout(now);
     }
 
@@ -222,6 +244,8 @@ impl Device {
     /// `network` names it, as [`DeviceConfig::network`] names the first one; none: it is not known which one it is.
     pub fn handle_network_change(&mut self, now: Instant, network: Option<NetworkId>) {
         self.network = network;
+        self.keepalive.moved(now, network);
+        self.end_probing();
         for link in self.links.forget() {
             self.push(DeviceEvent::CloseLink(link));
         }
@@ -425,6 +449,7 @@ impl Device {
             anchor: *self.inbox.settled(),
             connect_serial: self.connect_serial,
             renewed: self.tickets.kept(),
+            learned: self.keepalive.learned().collect(),
         }
     }
 
@@ -495,6 +520,10 @@ impl Device {
                     if let Some(at) = self.position_due {
                         next.send(at, TimerKind::Acknowledgement);
                     }
+                    match &self.probe {
+                        Some(probe) => probe.deadlines(&mut next),
+                        None => self.probe_due().into_iter().for_each(|at| next.act(at, TimerKind::Probe)),
+                    }
                 }
             }
             Phase::Closing { next: at, ends, .. } => {
@@ -522,9 +551,18 @@ impl Device {
     }
 
     fn observe(&mut self, endpoint: SocketAddr) {
+        self.observed_on = self.socket_pair();
         if self.observed != Some(endpoint) {
             self.observed = Some(endpoint);
             self.push(DeviceEvent::ObservedEndpoint(endpoint));
+        }
+    }
+
+    /// Over which socket, and to which address, the connection goes.
+    fn socket_pair(&self) -> Option<(LinkId, SocketAddr)> {
+        match &self.phase {
+            Phase::Connected { connection, .. } => connection.link.map(|link| (link, connection.remote)),
+            _ => None,
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use zeroize::Zeroize;
 
 use super::connection::Fragment;
-use super::event::{DeviceEvent, RequestError};
+use super::event::{DeviceEvent, LinkKind, RequestError};
 use super::phase::{Phase, Successor};
 use super::requests::Ask;
 use super::resume::Anchor;
@@ -32,6 +32,14 @@ const LONGEST_WAY: Duration = Duration::from_secs(120);
 fn holds_secret(plaintext: &[u8]) -> bool {
     let plaintext = parse_plaintext(plaintext, Direction::ToInitiator);
     plaintext.is_ok_and(|plaintext| plaintext.fragment.first() == Some(&TICKET_RESPONSE))
+}
+
+/// What the link is for over which a packet came, as far as that is known.
+pub(super) type Via = Option<LinkKind>;
+
+/// Whether that is another socket than the connection's own.
+const fn is_aside(via: Via) -> bool {
+    matches!(via, Some(LinkKind::Probe(_) | LinkKind::Asking(_)))
 }
 
 /// Whose a received packet is.
@@ -103,7 +111,8 @@ impl Device {
 
     /// A packet of the connection, or of the one that is to take its place.
     fn receive_data(&mut self, now: Instant, datagram: Datagram<'_>, of_successor: bool) -> Disposition {
-        let payload = datagram.payload;
+        let Datagram { path, payload } = datagram;
+        let via = self.links.kind_of(path.link);
         let connection = match &mut self.phase {
             Phase::Connected { successor: Successor::Confirming(new), .. } if of_successor => new,
             Phase::Connected { connection, .. } | Phase::Closing { connection, .. } => connection,
@@ -134,7 +143,7 @@ impl Device {
             }
             return Disposition::Accepted;
         }
-        self.receive_authentic(now, &opened.header, plaintext);
+        self.receive_authentic(now, &opened.header, plaintext, via);
         // It has been opened in the host's buffer, which the host may keep.
         if holds_secret(plaintext) {
             payload.zeroize();
@@ -142,7 +151,7 @@ impl Device {
         Disposition::Accepted
     }
 
-    fn receive_authentic(&mut self, now: Instant, header: &Header, plaintext: &[u8]) {
+    fn receive_authentic(&mut self, now: Instant, header: &Header, plaintext: &[u8], via: Via) {
         let Some(connection) = self.phase.connection_mut() else { return };
         let (Ok(()), Ok(plaintext)) =
             (header.valid(Direction::ToInitiator), parse_plaintext(plaintext, Direction::ToInitiator))
@@ -161,7 +170,10 @@ impl Device {
             }
             Seen::New => {}
         }
-        connection.heard = now;
+        // What gets through to another socket says nothing of the connection's own path.
+        if !is_aside(via) {
+            connection.heard = now;
+        }
         connection.count(header);
         if !connection.confirmed {
             connection.confirmed = true;
@@ -177,10 +189,10 @@ impl Device {
                 PacketExtension::PathResponse(_) => {}
             }
         }
-        self.receive_fragment(now, header, plaintext.fragment);
+        self.receive_fragment(now, header, plaintext.fragment, via);
     }
 
-    fn receive_fragment(&mut self, now: Instant, header: &Header, fragment: &[u8]) {
+    fn receive_fragment(&mut self, now: Instant, header: &Header, fragment: &[u8], via: Via) {
         let Some(connection) = self.phase.connection_mut() else { return };
         // What the application has no room for is not kept, so the service goes on owing it.
         let last = header.count == 1 || connection.would_complete(header);
@@ -193,7 +205,7 @@ impl Device {
             connection.keep(header);
             connection.want_ack(now, header, false);
             if !fragment.is_empty() {
-                self.receive_message(now, fragment);
+                self.receive_message(now, fragment, via);
             }
             return;
         }
@@ -206,7 +218,7 @@ impl Device {
             Fragment::Partial => connection.want_ack(now, header, false),
             Fragment::Complete(message) => {
                 connection.want_ack(now, header, false);
-                self.receive_message(now, &message);
+                self.receive_message(now, &message, via);
                 if let Some(connection) = self.phase.connection_mut() {
                     connection.reuse(message);
                 }
@@ -215,7 +227,7 @@ impl Device {
     }
 
     /// A complete message.
-    fn receive_message(&mut self, now: Instant, message: &[u8]) {
+    fn receive_message(&mut self, now: Instant, message: &[u8], via: Via) {
         let Ok(message) = Message::parse(message) else { return self.protocol_error(now) };
         match message {
             Message::Status(status) => self.receive_status(now, &status),
@@ -240,14 +252,17 @@ impl Device {
                 }
             }
             Message::EndpointResponse(response) => {
-                if self.requests.take(response.request).is_some() {
+                if !self.probe_endpoint(now, &response, via) && self.requests.take(response.request).is_some()
+                {
                     let (request, endpoint) = (response.request, response.endpoint);
                     self.push(DeviceEvent::Endpoint { request, endpoint });
                     self.close_asking_links();
                 }
             }
             Message::Failure(failure) => {
-                if let Some(ask) = self.requests.take(failure.request) {
+                if !self.probe_refused(now, &failure)
+                    && let Some(ask) = self.requests.take(failure.request)
+                {
                     let retry_after = (!failure.retry_after.is_zero()).then_some(failure.retry_after);
                     let error = RequestError::Refused { code: failure.code, retry_after };
                     self.fail((failure.request, ask), error);
@@ -260,7 +275,7 @@ impl Device {
                     self.push(DeviceEvent::TicketRenewed { expiry: response.expiry });
                 }
             }
-            Message::ProbeAnswer(_) => {}
+            Message::ProbeAnswer(answer) => self.probe_answered(now, answer.request, via),
             // Of a later profile.
             Message::Unknown { .. } => {}
             _ => self.protocol_error(now),
@@ -268,9 +283,11 @@ impl Device {
     }
 
     fn receive_status(&mut self, now: Instant, status: &Status<StoreStatuses<'_>>) {
+        self.find_misses(now, status);
+        let wanted = self.keepalive.interval();
         let Some(connection) = self.phase.connection_mut() else { return };
         if let Some(request) = status.request
-            && let Some(round_trip) = connection.answered(now, request, &mut self.rng)
+            && let Some(round_trip) = connection.answered(now, request, status.lease, wanted, &mut self.rng)
         {
             if connection.is_settled(now) {
                 self.misunderstandings = 0;
@@ -282,6 +299,25 @@ impl Device {
         }
         if let Some(endpoint) = status.endpoint {
             self.observe(endpoint);
+        }
+    }
+
+    /// Whether the service could reach the device before the heartbeat that this answers: not if what it sent stayed
+    /// without an answer, nor if the device is seen elsewhere now, though it has not moved.
+    fn find_misses(&mut self, now: Instant, status: &Status<StoreStatuses<'_>>) {
+        let Some(connection) = self.phase.connection_mut() else { return };
+        let Some((silence, counted)) = status.request.and_then(|r| connection.silence_before(r)) else {
+            return;
+        };
+        let elsewhere =
+            status.endpoint.is_some_and(|seen| self.observed.is_some_and(|before| before != seen));
+        let rebound = elsewhere && self.observed_on.is_some() && self.observed_on == self.socket_pair();
+        self.keepalive.rebindings += u64::from(rebound);
+        // What came and was turned away has been heard all the same.
+        let refused = core::mem::replace(&mut self.refused_before, self.stats.refused) != self.stats.refused;
+        let unheard = status.unheard > 0 && !refused;
+        if (rebound || unheard) && !counted {
+            self.missed(now, silence);
         }
     }
 
@@ -435,7 +471,7 @@ mod tests {
             };
             let mut message = Vec::new();
             notify.emit(&mut message);
-            device.receive_message(NOW, &message);
+            device.receive_message(NOW, &message, None);
         }
         assert_eq!(device.inbox.received().position, Serial(64));
         assert!(device.poll_notification(NOW).is_some());

@@ -2,12 +2,14 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use zeroize::Zeroizing;
 
 use super::tickets::Renewed;
 use crate::crypto::{Secret, sha256};
-use crate::ids::{Epoch, Serial, StoreSet};
+use crate::ids::{Epoch, NetworkId, Serial, StoreSet};
+use crate::keepalive::{LONGEST_SILENCE as LONGEST, Learned, MAX_NETWORKS};
 use crate::time::UnixTime;
 use crate::wiped::SecretBytes;
 use crate::wire::MAX_TOKEN;
@@ -24,13 +26,15 @@ pub(super) struct Anchor {
 }
 
 /// What a device has to remember across a restart so that it misses nothing and repeats nothing: how far its
-/// application has got, the serial of its last connection, and the newest ticket if the service gave one. No keys, no
-/// counters, nothing of a connection. With a ticket in it its bytes are a secret, to be readable by their owner only.
+/// application has got, the serial of its last connection, what it has learned of the last eight networks that its host
+/// has named, and the newest ticket if the service gave one. No keys, no counters, nothing of a connection. With a ticket in it its bytes are a secret, to be readable by their owner only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
     pub(super) anchor: Anchor,
     pub(super) connect_serial: u64,
     pub(super) renewed: Option<Arc<Renewed>>,
+    /// What is known of networks, newest first.
+    pub(super) learned: Vec<(NetworkId, Learned)>,
 }
 
 /// Bytes that are no [`Resume`].
@@ -40,9 +44,14 @@ pub struct Resume {
 )]
 pub struct ResumeError;
 
-/// Without a ticket, and with one.
+/// Without a ticket, and with one. A version before these knew nothing of networks.
 const VERSION: u8 = 1;
 const WITH_TICKET: u8 = 2;
+/// The same with networks, whose number stands in front of them.
+const WITH_NETWORKS: u8 = 3;
+const WITH_BOTH: u8 = 4;
+/// Its name, the two silences in milliseconds, misses, failures, and whether it is in doubt.
+const NETWORK_LEN: usize = 16 + 4 + 4 + 1 + 1 + 1;
 const LEN: usize = 1 + 8 + 8 + 16 + 8 + 4;
 /// Whose ticket it is, when it ends, its secret. The token follows.
 const TICKET_LEN: usize = 16 + 8 + 32;
@@ -58,17 +67,32 @@ impl Resume {
         self.anchor.position
     }
 
-    /// Its bytes, with a checksum: 45 of them, at most 357 if there is a ticket in it. They are wiped when they are
-    /// dropped.
+    /// Its bytes, with a checksum: 45 of them, and at most 217 more for networks and 312 for a ticket. They are wiped
+    /// when they are dropped.
     pub fn to_bytes(&self) -> SecretBytes {
-        let room = self.renewed.as_ref().map_or(0, |renewed| TICKET_LEN + renewed.token.len());
+        let ticket = self.renewed.as_ref().map_or(0, |renewed| TICKET_LEN + renewed.token.len());
+        let networks = &self.learned[..self.learned.len().min(MAX_NETWORKS)];
         // All the room at once: what grows leaves its old content behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(LEN + room));
-        bytes.push(if self.renewed.is_some() { WITH_TICKET } else { VERSION });
+        let mut bytes = Zeroizing::new(Vec::with_capacity(LEN + ticket + 1 + networks.len() * NETWORK_LEN));
+        bytes.push(match (self.renewed.is_some(), networks.is_empty()) {
+            (false, true) => VERSION,
+            (true, true) => WITH_TICKET,
+            (false, false) => WITH_NETWORKS,
+            (true, false) => WITH_BOTH,
+        });
         bytes.extend_from_slice(&self.anchor.epoch.0);
         bytes.extend_from_slice(&self.anchor.position.0.to_be_bytes());
         bytes.extend_from_slice(&self.anchor.covered.to_bytes());
         bytes.extend_from_slice(&self.connect_serial.to_be_bytes());
+        if !networks.is_empty() {
+            bytes.push(networks.len() as u8);
+        }
+        for (network, learned) in networks {
+            bytes.extend_from_slice(&network.0);
+            bytes.extend_from_slice(&millis(learned.proven).to_be_bytes());
+            bytes.extend_from_slice(&millis(learned.disproven).to_be_bytes());
+            bytes.extend_from_slice(&[learned.misses, learned.failures, u8::from(learned.doubted)]);
+        }
         if let Some(renewed) = &self.renewed {
             bytes.extend_from_slice(&renewed.holder);
             bytes.extend_from_slice(&renewed.expiry.as_millis().to_be_bytes());
@@ -97,9 +121,14 @@ impl Resume {
             covered: StoreSet::from_bytes(take(&mut rest)?),
         };
         let connect_serial = u64::from_be_bytes(take(&mut rest)?);
+        let networks = match version {
+            WITH_NETWORKS | WITH_BOTH => take::<1>(&mut rest)?[0],
+            _ => 0,
+        };
+        let learned: Vec<_> = (0..networks).map(|_| take_network(&mut rest)).collect::<Result<_, _>>()?;
         let renewed = match version {
-            VERSION if rest.is_empty() => None,
-            WITH_TICKET => Some(Arc::new(Renewed {
+            VERSION | WITH_NETWORKS if rest.is_empty() => None,
+            WITH_TICKET | WITH_BOTH => Some(Arc::new(Renewed {
                 holder: take(&mut rest)?,
                 expiry: UnixTime::from_millis(u64::from_be_bytes(take(&mut rest)?)),
                 secret: Secret::new(take(&mut rest)?),
@@ -108,8 +137,23 @@ impl Resume {
             _ => return Err(ResumeError),
         };
         let fits = renewed.as_ref().is_none_or(|renewed| (1..=MAX_TOKEN).contains(&renewed.token.len()));
-        if fits { Ok(Self { anchor, connect_serial, renewed }) } else { Err(ResumeError) }
+        let fits = fits && learned.len() <= MAX_NETWORKS;
+        if fits { Ok(Self { anchor, connect_serial, renewed, learned }) } else { Err(ResumeError) }
     }
+}
+
+/// A silence, of which none is longer than a few minutes.
+fn millis(silence: Duration) -> u32 {
+    u32::try_from(silence.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn take_network(rest: &mut &[u8]) -> Result<(NetworkId, Learned), ResumeError> {
+    let network = NetworkId(take(rest)?);
+    let mut silence =
+        || take(rest).map(|ms| Duration::from_millis(u32::from_be_bytes(ms).into()).min(LONGEST));
+    let (proven, disproven) = (silence()?, silence()?);
+    let [misses, failures, doubted] = take(rest)?;
+    Ok((network, Learned { proven, disproven, misses, failures, doubted: doubted != 0 }))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], ResumeError> {
@@ -121,6 +165,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], ResumeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
     use proptest::prelude::*;
 
     proptest! {
@@ -131,6 +176,7 @@ mod tests {
             covered: [u8; 16],
             connect_serial: u64,
             ticket: Option<([u8; 16], u64, [u8; 32], [u8; 16])>,
+            networks in proptest::collection::vec(any::<([u8; 16], u8, u8, bool)>().prop_flat_map(|(n, a, b, c)| (Just(n), 0..=240_000u64, 0..=240_000u64, Just(a), Just(b), Just(c))), 0..=8),
         ) {
             let renewed = ticket.map(|(holder, expiry, secret, token)| {
                 let (expiry, secret) = (UnixTime::from_millis(expiry), Secret::new(secret));
@@ -141,8 +187,16 @@ mod tests {
                 position: Serial(position),
                 covered: StoreSet::from_bytes(covered),
             };
-            let resume = Resume { anchor, connect_serial, renewed };
-            prop_assert_eq!(resume.to_bytes().len(), if ticket.is_some() { 45 + 56 + 16 } else { 45 });
+            let learned: Vec<_> = networks
+                .into_iter()
+                .map(|(network, proven, disproven, misses, failures, doubted)| {
+                    let (proven, disproven) = (Duration::from_millis(proven), Duration::from_millis(disproven));
+                    (NetworkId(network), Learned { proven, disproven, misses, failures, doubted })
+                })
+                .collect();
+            let len = if learned.is_empty() { 45 } else { 46 + 27 * learned.len() };
+            let resume = Resume { anchor, connect_serial, renewed, learned };
+            prop_assert_eq!(resume.to_bytes().len(), if ticket.is_some() { len + 56 + 16 } else { len });
             let mut bytes = resume.to_bytes().to_vec();
             prop_assert_eq!(Resume::from_bytes(&bytes), Ok(resume));
             for i in 0..bytes.len() {
@@ -151,6 +205,19 @@ mod tests {
                 prop_assert_eq!(Resume::from_bytes(&bytes), Err(ResumeError));
                 bytes[i] ^= 1;
             }
+        }
+
+        #[test]
+        fn it_is_read_as_earlier_versions_wrote_it(body: [u8; 40], ticket: Option<[u8; 80]>) {
+            let mut bytes = vec![if ticket.is_some() { 2 } else { 1 }];
+            bytes.extend_from_slice(&body);
+            bytes.extend(ticket.into_iter().flatten());
+            let sum = sha256(&[&bytes]);
+            bytes.extend_from_slice(&sum[..4]);
+            let resume = Resume::from_bytes(&bytes).unwrap();
+            prop_assert!(resume.learned.is_empty());
+            prop_assert_eq!(resume.renewed.is_some(), ticket.is_some());
+            prop_assert_eq!(resume.to_bytes().to_vec(), bytes);
         }
 
         #[test]

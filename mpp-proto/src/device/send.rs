@@ -1,5 +1,7 @@
 //! What goes out.
 
+use core::time::Duration;
+
 use super::Device;
 use super::connection::Connection;
 use super::event::{ConnectionState, DeviceEvent, LinkKind};
@@ -13,7 +15,7 @@ use crate::wire::{
 };
 
 /// An endpoint request is padded to this, as its answer may not be larger than it is.
-const ENDPOINT_REQUEST_SIZE: usize = 96;
+pub(super) const ENDPOINT_REQUEST_SIZE: usize = 96;
 
 impl Device {
     pub(super) fn transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
@@ -59,17 +61,46 @@ impl Device {
         let received = *self.inbox.received();
         let position = self.position();
         let changing = self.phase.is_changing();
+        let wanted = self.keepalive.interval();
         let connection = self.phase.connection_mut()?;
-        let mut path = Path::new(connection.link?, connection.remote);
-        let len = heartbeat(connection, &mut self.requests, now, out, (received.position, position));
-        if let Some(len) = len {
+        let path = Path::new(connection.link?, connection.remote);
+        let marks = (received.position, position);
+        if let Some(len) = heartbeat(connection, &mut self.requests, now, out, wanted, marks) {
+            connection.spoke = now;
             self.stats.heartbeats += 1;
             self.position_due = None;
-            if connection.is_unanswered() && connection.confirmed {
+            let confirmed = connection.confirmed;
+            let unanswered = connection.went_unanswered();
+            if connection.is_unanswered() && confirmed {
                 self.set_state(ConnectionState::Unacknowledged);
+            }
+            if let Some(silence) = unanswered.filter(|_| confirmed) {
+                self.missed(now, silence);
+                self.tell_interval();
             }
             return Some((path, len));
         }
+        let sent = self.transmit_content(now, out, path, position, changing);
+        if let Some((path, _)) = sent
+            && let Some(connection) = self.phase.connection_mut()
+            && connection.link == Some(path.link)
+        {
+            connection.spoke = now;
+        }
+        sent.or_else(|| self.transmit_probe(now, out))
+    }
+
+    /// What there is to say over it beside heartbeats.
+    fn transmit_content(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+        mut path: Path,
+        position: Serial,
+        changing: bool,
+    ) -> Option<(Path, usize)> {
+        let received = *self.inbox.received();
+        let connection = self.phase.connection_mut()?;
         if let Some(challenge) = connection.take_challenge() {
             return Some((
                 path,
@@ -120,6 +151,7 @@ impl Device {
     /// For the connection that will take its place: step 1, or the heartbeats that confirm it.
     fn transmit_successor(&mut self, now: Instant, out: &mut [u8]) -> Option<(Path, usize)> {
         let marks = (self.inbox.received().position, self.position());
+        let wanted = self.keepalive.interval();
         let Phase::Connected { successor, .. } = &mut self.phase else { return None };
         match successor {
             Successor::Attempting(attempt) => {
@@ -129,7 +161,7 @@ impl Device {
             }
             Successor::Confirming(connection) => {
                 let path = Path::new(connection.link?, connection.remote);
-                let len = heartbeat(connection, &mut self.requests, now, out, marks)?;
+                let len = heartbeat(connection, &mut self.requests, now, out, wanted, marks)?;
                 self.stats.heartbeats += 1;
                 Some((path, len))
             }
@@ -151,9 +183,10 @@ fn heartbeat(
     requests: &mut Requests,
     now: Instant,
     out: &mut [u8],
+    wanted: Duration,
     (mark, position): (Serial, Serial),
 ) -> Option<usize> {
-    let request = connection.take_heartbeat(now, || requests.fresh_id())?;
-    let heartbeat = Heartbeat { request, interval: connection.interval, mark, position };
+    let heartbeat = connection.take_heartbeat(now, wanted, || requests.fresh_id())?;
+    let heartbeat = Heartbeat { mark, position, ..heartbeat };
     Some(connection.write(out, None, Some(&heartbeat), 0))
 }

@@ -63,8 +63,9 @@ impl Host {
     }
 
     pub(super) fn with(change: impl FnOnce(&mut DeviceConfig)) -> Self {
-        // Without a share, so that the ticket's secret is all it takes to answer.
-        let mut config = DeviceConfig { forward_secrecy: false, ..DeviceConfig::default() };
+        // Without a share, so that the ticket's secret is all it takes to answer. It has one socket.
+        let mut config =
+            DeviceConfig { forward_secrecy: false, learn_interval: false, ..DeviceConfig::default() };
         change(&mut config);
         let now = Instant::from_micros(5_000_000);
         let ticket = ticket(Rights::default());

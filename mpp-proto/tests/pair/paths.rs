@@ -46,6 +46,7 @@ fn what_was_sent_into_silence_comes_with_the_next_heartbeat() {
     for before in [1, 300, 900, 2000, 5000, 11_000, 12_500, 20_000, 29_000, 45_000] {
         let mut config = DeviceConfig::default();
         config.interval = Duration::from_secs(216);
+        config.learn_interval = false;
         let mut pair = Pair::with_device(config);
         pair.run(Duration::from_secs(1));
         // A box that has forgotten the device, and will give it the port it had.
