@@ -74,7 +74,7 @@ The second port is at the same addresses as the first; with it 'mpp netcheck' se
 another port for each destination. Tickets do not name it, but a firewall has to let it through.
 SIGINT or SIGTERM closes every connection with a word when to come back, then ends.")]
 pub(crate) struct ServeArgs {
-    /// Let devices post to other accounts' channels, if their tickets have the right post-others
+    /// Let devices post to other accounts' channels, if their tickets may (post-others)
     #[arg(long)]
     pub(crate) foreign_posts: bool,
     /// Address and UDP port; may be given several times [default: port 15096 of all addresses]
