@@ -38,6 +38,9 @@ pub(crate) fn run(args: &TicketArgs) -> Outcome<()> {
     let source = if args.endpoint.is_empty() { " (where the service listens now)" } else { "" };
     output::note(format_args!("ticket for {}, device {}", ticket.account(), args.device));
     output::note(format_args!("  endpoint  {}{source}", list.join(", ")));
+    if !args.web.is_empty() {
+        output::note(format_args!("  web       {}", ticket.web().join(", ")));
+    }
     output::note(format_args!("  expires   {}", text::minute(ticket.expiry())));
     if args.endpoint.is_empty() && !endpoints::reachable_from_elsewhere(ticket.endpoints()) {
         output::note(
@@ -63,6 +66,7 @@ fn mint(keys: &Keys, args: &TicketArgs, endpoints: Vec<Endpoint>) -> Outcome<Tic
         .next()
         .ok_or_else(|| Failure::new("the key file holds no ticket key"))?;
     key.mint(&spec, &*keyfile::random()?)
+        .and_then(|ticket| ticket.with_web(args.web.clone()))
         .map_err(|e| Failure::new(format_args!("cannot make this ticket: {e}")))
 }
 
@@ -155,9 +159,22 @@ mod tests {
         assert_eq!(read.device(), device_id("phone"));
         assert_eq!(read.endpoints().len(), 2);
         assert_eq!(read.endpoints()[1].to_string(), "mpp.example.com:15096");
+        assert_eq!(read.web()[1], "http://mpp.example.com:15097");
         let left = read.expiry().as_millis() - text::now().as_millis();
         assert!((3_590_000..=3_600_000).contains(&left), "{left}");
         assert_ne!(*minted.to_text(), *mint(&keys, &args, args.endpoint.clone()).unwrap().to_text());
+    }
+
+    #[test]
+    fn it_names_where_the_web_service_is_if_that_is_elsewhere() {
+        let args = args(&["--web", "https://mpp.example.com/base"]);
+        let keys = Keys::generate().unwrap();
+        let endpoints = vec!["192.0.2.1:7".parse().unwrap()];
+        let read: Ticket = mint(&keys, &args, endpoints.clone()).unwrap().to_text().parse().unwrap();
+        assert_eq!(read.web(), ["https://mpp.example.com/base"]);
+        let wrong = TicketArgs { web: vec!["mpp.example.com".to_owned()], ..args };
+        let said = mint(&keys, &wrong, endpoints).unwrap_err().to_string();
+        assert!(said.contains("`mpp.example.com` is no base URL") && said.contains("https://"), "{said}");
     }
 
     #[test]

@@ -9,6 +9,12 @@ use crate::ids::{NodeId, ShardId};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u16);
 
+impl LinkId {
+    /// The requests that come to a service by Web (SPEC.md, "The Web Service transport"): its name for them in the paths
+    /// of devices. No socket has this number.
+    pub const WEB: Self = Self(u16::MAX);
+}
+
 /// One way between two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Path {
@@ -24,6 +30,11 @@ impl Path {
     /// A path over `link` to `remote`, from whatever local address the system chooses.
     pub const fn new(link: LinkId, remote: SocketAddr) -> Self {
         Self { link, remote, local: None }
+    }
+
+    /// Whether it is that of a device whose requests come to this service by Web.
+    pub const fn is_web(&self) -> bool {
+        self.link.0 == LinkId::WEB.0
     }
 }
 
@@ -89,11 +100,13 @@ pub enum DropReason {
     Capacity,
     /// The machine is closed.
     Closed,
+    /// It came by another transport than it says it was sent by: a copy that somebody carried there.
+    OtherTransport,
 }
 
 impl DropReason {
     /// The number of reasons, for tables of counters.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 
     /// Every reason, in the order of their counters.
     pub const ALL: [Self; Self::COUNT] = [
@@ -107,5 +120,6 @@ impl DropReason {
         Self::RateLimited,
         Self::Capacity,
         Self::Closed,
+        Self::OtherTransport,
     ];
 }

@@ -73,6 +73,8 @@ pub(crate) use varint::{VARINT_MAX, put_varint, varint_len};
 pub(crate) const VERSION: u8 = 1;
 /// The UDP port of a service whose endpoint names none.
 pub(crate) const DEFAULT_PORT: u16 = 15_096;
+/// The TCP port of a service's Web Service, if the ticket names none.
+pub(crate) const DEFAULT_WEB_PORT: u16 = 15_097;
 
 /// The smallest packet size a connection may agree on, in bytes of UDP payload; also the least size of a step 1.
 pub(crate) const MIN_PACKET: usize = 1200;

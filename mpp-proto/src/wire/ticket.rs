@@ -1,8 +1,11 @@
 //! Tickets: what a device needs to connect, as one line of text (SPEC.md, "Tickets").
 
+use alloc::borrow::ToOwned;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::net::SocketAddr;
 use core::str::FromStr;
 
 use sha2::{Digest, Sha256};
@@ -11,8 +14,8 @@ use zeroize::Zeroizing;
 use super::ext::{Seen, array_value, put_end, put_item, put_varint_item, varint_value};
 use super::fields::text;
 use super::{
-    Emit, Endpoint, EndpointError, ExtensionList, MAX_ACCOUNT, MAX_TOKEN, Malformed, Parsed, Reader, Sink,
-    VERSION,
+    DEFAULT_WEB_PORT, Emit, Endpoint, EndpointError, ExtensionList, MAX_ACCOUNT, MAX_TOKEN, Malformed,
+    Parsed, Reader, Sink, VERSION,
 };
 use crate::ids::DeviceId;
 use crate::time::UnixTime;
@@ -22,6 +25,10 @@ use crate::wiped::SecretText;
 const PREFIX: &str = "mpp1_";
 /// The most endpoints a ticket can name.
 const MAX_ENDPOINTS: usize = 8;
+/// The most base URLs of the Web Service a ticket can name.
+const MAX_WEB: usize = 2;
+/// The longest of them, in bytes.
+const MAX_URL: usize = 255;
 /// The bytes of SHA-256 at the end, so that a cut copy is recognised.
 const CHECKSUM: usize = 4;
 
@@ -39,6 +46,8 @@ mod tag {
     pub(super) const DEVICE: u8 = 132;
     /// Varint, ms since 1970.
     pub(super) const EXPIRY: u8 = 133;
+    /// 1..=255 bytes of text, a base URL; 0 to 2 of them, to be tried in this order.
+    pub(super) const WEB: u8 = 134;
 }
 
 /// What a device needs to connect to its service: where that is, a token the service recognises, and the secret that
@@ -54,6 +63,8 @@ pub struct Ticket {
     account: String,
     device: DeviceId,
     expiry: UnixTime,
+    /// Empty if they follow from the endpoints.
+    web: Vec<String>,
 }
 
 /// A text that is no ticket, or parts of which none can be made.
@@ -90,6 +101,18 @@ pub enum TicketError {
         /// Which part.
         field: &'static str,
     },
+    /// More base URLs than a ticket takes.
+    #[error("{count} base URLs for the Web are more than the {MAX_WEB} that a ticket takes: leave some out")]
+    WebCount {
+        /// So many.
+        count: usize,
+    },
+    /// What is no base URL.
+    #[error(
+        "`{0}` is no base URL for the Web: write http:// or https://, a host, if need be a port and a path, such as \
+         https://presence.example/base; at most {MAX_URL} characters, no user, query or fragment"
+    )]
+    Web(String),
     /// An endpoint cannot stand in a ticket.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
@@ -110,9 +133,47 @@ impl Ticket {
         expiry: UnixTime,
     ) -> Result<Self, TicketError> {
         endpoints.iter().try_for_each(Endpoint::check)?;
-        let ticket = Self { endpoints, token, secret: Zeroizing::new(*secret), account, device, expiry };
+        let (secret, web) = (Zeroizing::new(*secret), Vec::new());
+        let ticket = Self { endpoints, token, secret, account, device, expiry, web };
         ticket.check()?;
         Ok(ticket)
+    }
+
+    /// The same ticket with these base URLs of the service's Web Service, tried in this order: 0 to 2 of them, each 1 to
+    /// 255 bytes that begin with `http://` or `https://`. Needed only where the Web Service is not where devices look for
+    /// it by themselves, see [`Self::web`]: behind a proxy that speaks TLS, say. None: that is where it is.
+    ///
+    /// # Errors
+    /// [`TicketError::WebCount`], [`TicketError::Web`].
+    pub fn with_web(self, web: Vec<String>) -> Result<Self, TicketError> {
+        if web.len() > MAX_WEB {
+            return Err(TicketError::WebCount { count: web.len() });
+        }
+        match web.iter().find(|url| !is_base_url(url)) {
+            Some(url) => Err(TicketError::Web(url.chars().take(MAX_URL).collect())),
+            None => Ok(Self { web, ..self }),
+        }
+    }
+
+    /// The base URLs of the service's Web Service, in the order in which to try: those that the ticket names, else
+    /// `http://HOST:15097` for each endpoint, each once (SPEC.md, "Tickets and tokens").
+    pub fn web(&self) -> Vec<String> {
+        if !self.web.is_empty() {
+            return self.web.clone();
+        }
+        let mut bases = Vec::new();
+        for endpoint in &self.endpoints {
+            let base = match endpoint {
+                Endpoint::Address(address) => {
+                    format!("http://{}", SocketAddr::new(address.ip(), DEFAULT_WEB_PORT))
+                }
+                Endpoint::Name { host, .. } => format!("http://{host}:{DEFAULT_WEB_PORT}"),
+            };
+            if !bases.contains(&base) {
+                bases.push(base);
+            }
+        }
+        bases
     }
 
     /// The same ticket with what a service has given for it.
@@ -195,9 +256,10 @@ impl Ticket {
                 tag::ACCOUNT => "account",
                 tag::DEVICE => "device",
                 tag::EXPIRY => "expiry",
+                tag::WEB => "list of base URLs",
                 _ => continue,
             };
-            let once = if tag == tag::ENDPOINT { Ok(()) } else { seen.once(tag) };
+            let once = if matches!(tag, tag::ENDPOINT | tag::WEB) { Ok(()) } else { seen.once(tag) };
             once.and_then(|()| parts.set(tag, value)).map_err(|_| TicketError::Field { field })?;
         }
         let missing = |field| TicketError::Field { field };
@@ -208,6 +270,7 @@ impl Ticket {
             account: parts.account,
             device: parts.device.ok_or(missing("device"))?,
             expiry: parts.expiry.ok_or(missing("expiry"))?,
+            web: parts.web,
         };
         ticket.check()?;
         Ok(ticket)
@@ -223,6 +286,7 @@ struct Parts {
     account: String,
     device: Option<DeviceId>,
     expiry: Option<UnixTime>,
+    web: Vec<String>,
 }
 
 impl Parts {
@@ -236,6 +300,13 @@ impl Parts {
             tag::ACCOUNT => self.account = text(value, 1, MAX_ACCOUNT)?.into(),
             tag::DEVICE => self.device = Some(DeviceId(array_value(value)?)),
             tag::EXPIRY => self.expiry = Some(UnixTime::from_millis(varint_value(value)?)),
+            tag::WEB if self.web.len() < MAX_WEB => {
+                let url = text(value, 1, MAX_URL)?;
+                if !is_base_url(url) {
+                    return Err(Malformed);
+                }
+                self.web.push(url.to_owned());
+            }
             _ => return Err(Malformed),
         }
         Ok(())
@@ -254,8 +325,21 @@ impl Emit for Ticket {
         put_item(sink, tag::ACCOUNT, self.account.as_bytes());
         put_item(sink, tag::DEVICE, &self.device.0);
         put_varint_item(sink, tag::EXPIRY, self.expiry.as_millis());
+        for url in &self.web {
+            put_item(sink, tag::WEB, url.as_bytes());
+        }
         put_end(sink);
     }
+}
+
+/// Whether a path can be put behind it: `http://` or `https://`, a host, and what else a URL may have in front of a query,
+/// but for a user.
+fn is_base_url(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'@' | b'\\' | b'"' | b'<' | b'>');
+    url.len() <= MAX_URL
+        && rest
+            .is_some_and(|rest| !rest.starts_with(['/', ':']) && !rest.is_empty() && rest.bytes().all(plain))
 }
 
 impl FromStr for Ticket {
@@ -285,6 +369,7 @@ impl fmt::Debug for Ticket {
             .field("account", &self.account)
             .field("device", &self.device)
             .field("expiry", &self.expiry)
+            .field("web", &self.web)
             .finish_non_exhaustive()
     }
 }

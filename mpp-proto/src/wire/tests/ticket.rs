@@ -210,3 +210,58 @@ proptest! {
         }
     }
 }
+
+// SPEC: R-ticket-web
+#[test]
+fn base_urls_are_those_it_names_or_follow_from_its_endpoints() {
+    let endpoints = ["192.0.2.1:7", "[2001:db8::1]:7", "a.example", "192.0.2.1:8"];
+    let endpoints = endpoints.map(|e| e.parse().unwrap()).to_vec();
+    let ticket =
+        Ticket::new(endpoints, vec![1], &[7; 32], "a".to_owned(), DeviceId::default(), UnixTime::EPOCH)
+            .unwrap();
+    let derived = ["http://192.0.2.1:15097", "http://[2001:db8::1]:15097", "http://a.example:15097"];
+    assert_eq!(ticket.web(), derived);
+    let urls = ["https://p.example/base".to_owned(), "http://10.0.0.1:80".to_owned()];
+    let named = ticket.clone().with_web(urls.to_vec()).unwrap();
+    let read: Ticket = named.to_text().parse().unwrap();
+    assert_eq!(read.web(), urls);
+    let other = read.renewed(&[2], &[3; 32], UnixTime::EPOCH).unwrap();
+    assert_eq!(other.web(), urls, "a renewed ticket goes to the same place");
+    assert_eq!(named.with_web(vec![]).unwrap().web(), derived);
+
+    let three = ticket.clone().with_web(vec![urls[0].clone(); 3]).unwrap_err();
+    assert_eq!(three, TicketError::WebCount { count: 3 });
+    assert!(three.to_string().contains("the 2 that"));
+    let longest = format!("https://{}", "a".repeat(247));
+    assert_eq!(longest.len(), 255);
+    assert_eq!(
+        ticket.clone().with_web(vec![longest.clone()]).unwrap().web(),
+        core::slice::from_ref(&longest)
+    );
+    let bad = [
+        "",
+        "ftp://a",
+        "https://",
+        "http:///a",
+        "https://:1/",
+        "https://u@a",
+        "https://a b",
+        "https://a?b",
+        "https://a#b",
+        "https://\u{e9}",
+        "a.example",
+    ];
+    for bad in bad.map(ToOwned::to_owned).into_iter().chain([longest + "a"]) {
+        let e = ticket.clone().with_web(vec![bad.clone()]).unwrap_err();
+        assert!(matches!(&e, TicketError::Web(url) if bad.starts_with(url.as_str())), "{e}");
+        let said = altered(|c| {
+            c.pop();
+            c.push(134);
+            // A varint of two bytes.
+            c.extend((0x4000 | bad.len() as u16).to_be_bytes());
+            c.extend(bad.as_bytes());
+            c.push(255);
+        });
+        assert_eq!(error(&said), TicketError::Field { field: "list of base URLs" }, "{bad}");
+    }
+}
