@@ -84,9 +84,9 @@ pub use channel::{
 };
 pub use crypto::{Secret, ServiceSecret, TicketKey, TicketSpec};
 pub use device::{
-    Acknowledgement, CommandError, Connected, ConnectionReport, ConnectionState, Device, DeviceConfig,
-    DeviceEvent, DeviceStats, DisconnectReason, Family, KeepaliveReport, LinkKind, LinkState, MappingEnd,
-    MappingProgress, RequestError, ResolveId, Resume, ResumeError,
+    Acknowledgement, CommandError, Connected, ConnectionState, Device, DeviceConfig, DeviceEvent,
+    DeviceStats, DisconnectReason, Family, KeepaliveReport, LinkKind, LinkState, MappingEnd, MappingProgress,
+    RequestError, ResolveId, Resume, ResumeError,
 };
 pub use ids::{
     AccountId, DeviceId, Epoch, NetworkId, NodeId, RequestId, Rights, Serial, ShardId, StoreId, StoreSet,
@@ -101,7 +101,7 @@ pub use random::Seed;
 pub use service::{
     AccountHead, AccountPolicy, CloseReason, DeferPolicy, DeviceState, DeviceStatus, ForeignPosts, OwnPosts,
     PostAnswer, PostError, PostHandle, Progress, PublishError, Rate, RefusalReason, Route, Router, Service,
-    ServiceConfig, ServiceEvent, ServiceStats,
+    ServiceConfig, ServiceEvent, ServiceStats, WebId, WebRequest,
 };
 pub use time::{Instant, UnixTime};
 pub use wakeup::{TimerKind, Wakeup};

@@ -24,7 +24,6 @@ mod claims;
 mod connects;
 mod expiry;
 mod hostile;
-mod learning;
 mod moves;
 mod needs;
 mod netcheck;

@@ -166,9 +166,14 @@ impl Flight {
         }
         self.timeouts = 0;
         self.progress_at = now;
+        if self.send_all_again() { Outcome::Progress } else { Outcome::Exhausted }
+    }
+
+    /// Everything that is not acknowledged is to be sent again. False if some of it was sent as often as it may be.
+    pub(crate) fn send_all_again(&mut self) -> bool {
         let spent = self.spent() & !self.acknowledged;
         self.lose_all();
-        if spent == 0 { Outcome::Progress } else { Outcome::Exhausted }
+        spent == 0
     }
 
     /// Goes on counting timeouts where a datagram that this one replaces left off.
@@ -200,7 +205,15 @@ impl Flight {
     /// The packet to send now, if window and pacing allow one: its index and which transmission of it this is.
     /// Taken before sealing and never given back.
     pub(crate) fn next_packet(&mut self, now: Instant, window: Window) -> Option<(u8, u8)> {
-        if self.pending == 0 || now < self.pace.paused_until || self.in_flight() >= u32::from(window.0) {
+        if now < self.pace.paused_until || self.in_flight() >= u32::from(window.0) {
+            return None;
+        }
+        self.next_packet_of_answer(now)
+    }
+
+    /// [`Self::next_packet`] where neither window nor pacing matter.
+    pub(crate) fn next_packet_of_answer(&mut self, now: Instant) -> Option<(u8, u8)> {
+        if self.pending == 0 {
             return None;
         }
         let index = u8::try_from(self.pending.trailing_zeros()).ok()?;

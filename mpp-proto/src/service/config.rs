@@ -70,7 +70,7 @@ pub struct ServiceConfig {
     pub node: u16,
     /// How many shards this service has, 1 to 256: an account lives on one of them, by its id modulo their number.
     /// All get the same settings; each takes its part of what is limited in all (`capacity`, `accounts`,
-    /// `ring_bytes_total`, `pending_posts`, `probes`, `defer`, and the rates but that of requests). Accounts do not spread quite
+    /// `ring_bytes_total`, `pending_posts`, `probes`, `web_requests`, `defer`, and the rates but that of requests). Accounts do not spread quite
     /// evenly, so leave some room. Default: 1.
     pub shards: u16,
     /// Connections at most, half-open ones included; five records of 64 bytes each, once used. Default: 1,048,576.
@@ -138,6 +138,10 @@ pub struct ServiceConfig {
     /// how rarely they may speak (SPEC.md, "Probes"). About 100 bytes each while they wait. 0: none, and devices keep
     /// the interval they begin with. Default: 65,536.
     pub probes: u32,
+    /// Devices that are reached through the Web Service at a time, each with at most one request that waits; what is beyond
+    /// is dropped ([`DropReason::Capacity`](crate::DropReason)). A device takes about 120 bytes here beside its record; what
+    /// its waiting request takes in the host's HTTP is more. 0: no Web Service. Default: 65,536.
+    pub web_requests: u32,
 }
 
 /// The longest silence of a probe, whatever the longest interval is.
@@ -177,6 +181,7 @@ impl ServiceConfig {
             interval_min: Duration::from_secs(5),
             interval_max: Duration::from_secs(300),
             probes: 1 << 16,
+            web_requests: 1 << 16,
         }
     }
 
@@ -193,6 +198,7 @@ impl ServiceConfig {
         one.ring_bytes_total = one.ring_bytes_total.div_ceil(shards as usize);
         one.pending_posts = one.pending_posts.div_ceil(shards as usize);
         one.probes = part(one.probes);
+        one.web_requests = part(one.web_requests);
         one.connects_per_second = part(one.connects_per_second);
         let strangers =
             [&mut one.hints_per_prefix, &mut one.hints, &mut one.stun_per_prefix, &mut one.stun_total];

@@ -86,21 +86,23 @@ impl Service {
             }
         };
         // A copy that was carried to another transport does nothing.
-        if step1.web {
-            return Disposition::Dropped(DropReason::Malformed);
+        if step1.web != path.is_web() {
+            return Disposition::Dropped(DropReason::OtherTransport);
         }
         if self.closed {
             let (handshake, retry_after) = (step1.handshake, self.retry_after());
             self.hint(now, path, &handshake, Code::UNAVAILABLE, retry_after);
             return Disposition::Dropped(DropReason::Closed);
         }
-        if self.outbox.is_full() {
+        if self.outbox.is_full() || path.is_web() && !self.lines.has_room_for_new() {
             return Disposition::Dropped(DropReason::Capacity);
         }
         let unix = self.calendar.unix(now);
-        let proven = step1.echo.is_some_and(|echo| {
-            self.cookies.check(unix, &echo, path.remote, &step1.random, &step1.handshake, step1.token)
-        });
+        // Who has a TCP connection has shown where it is.
+        let proven = path.is_web()
+            || step1.echo.is_some_and(|echo| {
+                self.cookies.check(unix, &echo, path.remote, &step1.random, &step1.handshake, step1.token)
+            });
         let holder = match self.holder(step1.token) {
             Ok(holder) => holder,
             Err(reason) => {
@@ -342,7 +344,7 @@ impl Service {
             epoch: self.accounts.get(account).epoch,
             newest: self.accounts.log(account).newest(),
             lost: self.lost_at(account, wish),
-            endpoint: Some(opening.path.remote),
+            endpoint: (!opening.path.is_web()).then_some(opening.path.remote),
             service_time: unix,
             lease: self.lease(slot),
             refresh_after,

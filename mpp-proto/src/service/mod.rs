@@ -24,6 +24,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod web;
 mod width;
 
 use alloc::collections::VecDeque;
@@ -40,6 +41,7 @@ pub use posts::{PostAnswer, PostHandle};
 pub use refusal::RefusalReason;
 pub use shard::{Route, Router};
 pub use stats::ServiceStats;
+pub use web::{WebId, WebRequest};
 
 use accounts::{Accounts, Writer};
 use admission::Admission;
@@ -52,6 +54,7 @@ use probes::Probes;
 use record::{State, Table, flag};
 use revoke::Revocations;
 use shard::Layout;
+use web::Lines;
 
 use crate::batch::TransmitBatch;
 use crate::channel::Event;
@@ -103,6 +106,7 @@ pub struct Service {
     validations: Validations,
     posts: Posts,
     probes: Probes,
+    lines: Lines,
     /// Records with something to send.
     ready: List,
     /// Accounts whose devices have to be looked at.
@@ -158,6 +162,7 @@ impl Service {
             validations: Validations::new(capacity),
             posts: Posts::default(),
             probes: Probes::new(config.probes),
+            lines: Lines::new(config.web_requests),
             ready: List::default(),
             dirty: VecDeque::new(),
             outbox: Outbox::default(),
@@ -201,26 +206,31 @@ impl Service {
         while self.handle_timeout(now, NonZeroUsize::MAX) == Progress::More {}
         for datagram in batch {
             let datagram = Datagram { path: datagram.path, payload: &mut *datagram.payload };
-            let size = datagram.payload.len() as u64;
+            let size = datagram.payload.len();
             let disposition = match classify_service(datagram.payload) {
                 Kind::Step1 => self.handle_step1(now, datagram),
                 Kind::Data => self.handle_data(now, datagram),
                 Kind::Stun => self.handle_binding(now, &datagram),
                 Kind::None => Disposition::NotForUs,
             };
-            match disposition {
-                Disposition::Dropped(reason) => self.stats.dropped[reason as usize] += 1,
-                Disposition::NotForUs => self.stats.foreign += 1,
-                Disposition::OtherNode(_) => self.stats.other_node += 1,
-                Disposition::OtherShard(_) => self.stats.other_shard += 1,
-                Disposition::Accepted => {}
-            }
-            // What is handed over counts where it is taken in.
-            if !matches!(disposition, Disposition::OtherShard(_)) {
-                self.stats.packets_received += 1;
-                self.stats.bytes_received += size;
-            }
+            self.count(disposition, size);
             dispositions.push(disposition);
+        }
+    }
+
+    /// Counts a packet of so many bytes that came.
+    fn count(&mut self, disposition: Disposition, size: usize) {
+        match disposition {
+            Disposition::Dropped(reason) => self.stats.dropped[reason as usize] += 1,
+            Disposition::NotForUs => self.stats.foreign += 1,
+            Disposition::OtherNode(_) => self.stats.other_node += 1,
+            Disposition::OtherShard(_) => self.stats.other_shard += 1,
+            Disposition::Accepted => {}
+        }
+        // What is handed over counts where it is taken in.
+        if !matches!(disposition, Disposition::OtherShard(_)) {
+            self.stats.packets_received += 1;
+            self.stats.bytes_received += size as u64;
         }
     }
 
@@ -432,7 +442,7 @@ impl Service {
 
     /// Whether it was closed and every farewell has been handed out.
     pub fn is_drained(&self) -> bool {
-        self.closed && self.outbox.is_empty()
+        self.closed && self.outbox.is_empty() && self.lines.is_idle()
     }
 
     /// Counters since the start, and gauges.
@@ -449,6 +459,8 @@ impl Service {
             delivery: self.accounts.books,
             posts_waiting: self.posts.len() as u64,
             probes_waiting: self.probes.len() as u64,
+            web_devices: self.lines.len().0 as u64,
+            web_waiting: self.lines.len().1 as u64,
             ..self.stats
         }
     }

@@ -55,6 +55,11 @@ impl Sending {
         &self.flight
     }
 
+    /// Everything that is not acknowledged is to be sent again. False if some of it was sent as often as it may be.
+    pub(super) fn send_again(&mut self) -> bool {
+        self.flight.send_all_again()
+    }
+
     /// Which of its packets carry more than `most` bytes, if each carries as many as `capacity` allows.
     pub(super) fn larger_than(&self, most: usize, capacity: usize) -> u16 {
         let part = |i: u8| self.size.saturating_sub(usize::from(i) * capacity).min(capacity);
@@ -111,6 +116,27 @@ impl Service {
 
     /// Sends what may be sent to a device now. True if it has more than the batch had room for or the pace allowed.
     pub(super) fn transmit(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
+        if self.table.is_web(slot) {
+            self.ready_by_web(slot);
+            return false;
+        }
+        if !self.make_notify(now, slot) {
+            return false;
+        }
+        let more = self.send_packets(now, slot, batch);
+        let hot = &self.table.hot[slot];
+        let sending = &self.sendings[hot.sending];
+        let heard = self.table.heard(slot, now);
+        // One that waits for the pace of the service is looked at when that allows, not before.
+        if let Some(at) = sending.flight.deadline(&hot.rtt, hot.window, heard).filter(|at| !more || *at > now)
+        {
+            self.schedule_sending(hot.sending, at, now);
+        }
+        more
+    }
+
+    /// Makes the Notify that is to be sent now, unless it is there. False if there is nothing to say.
+    pub(super) fn make_notify(&mut self, now: Instant, slot: u32) -> bool {
         let urgent = self.table.hot[slot].has(flag::URGENT);
         self.table.hot[slot].clear(flag::URGENT);
         let sending = self.table.hot[slot].sending;
@@ -124,16 +150,7 @@ impl Service {
                 self.sendings[self.table.hot[slot].sending].flight.keep_pace(pace);
             }
         }
-        let more = self.send_packets(now, slot, batch);
-        let hot = &self.table.hot[slot];
-        let sending = &self.sendings[hot.sending];
-        let heard = self.table.heard(slot, now);
-        // One that waits for the pace of the service is looked at when that allows, not before.
-        if let Some(at) = sending.flight.deadline(&hot.rtt, hot.window, heard).filter(|at| !more || *at > now)
-        {
-            self.schedule_sending(hot.sending, at, now);
-        }
-        more
+        true
     }
 
     /// Makes the next Notify for a device. False if there is nothing to say.
@@ -198,7 +215,9 @@ impl Service {
         false
     }
 
-    fn send_packets(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
+    pub(super) fn send_packets(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
+        // An answer to a Web request takes what there is: TCP has its own congestion control.
+        let web = self.table.is_web(slot);
         let listener = self.listener(slot);
         let capacity = self.capacity(slot);
         let packet_size = MIN_PACKET + usize::from(self.table.owner[slot].packet_size);
@@ -213,13 +232,19 @@ impl Service {
         let mut first = true;
         loop {
             let Some(room) = batch.room() else { return true };
-            if !self.pace.is_free(now) {
+            if !web && !self.pace.is_free(now) {
                 return true;
             }
-            let Some((index, transmission)) = sending.flight.next_packet(now, window) else { return false };
+            let next = if web {
+                sending.flight.next_packet_of_answer(now)
+            } else {
+                sending.flight.next_packet(now, window)
+            };
+            let Some((index, transmission)) = next else { return false };
             let skip = usize::from(index) * capacity;
             let header = Header {
                 wanted: true,
+                web,
                 count: sending.flight.count(),
                 index,
                 transmission,
@@ -245,6 +270,7 @@ impl Service {
 
     /// The device has kept these packets of its datagram `number`.
     pub(super) fn acknowledged(&mut self, now: Instant, slot: u32, number: u64, bitmap: u16) {
+        let web = self.table.is_web(slot);
         let hot = &mut self.table.hot[slot];
         let Some(sending) = self.sendings.get_mut(hot.sending).filter(|s| s.flight.number() == number) else {
             return;
@@ -253,7 +279,13 @@ impl Service {
         if bitmap == 0 {
             sending.asked = None;
         }
-        match sending.flight.on_acknowledgement(now, bitmap, &mut hot.rtt, &mut hot.window) {
+        // How long an answer waited for the next request says nothing about the path.
+        let (mut rtt, mut window) = if web { Default::default() } else { (hot.rtt, hot.window) };
+        let outcome = sending.flight.on_acknowledgement(now, bitmap, &mut rtt, &mut window);
+        if !web {
+            (hot.rtt, hot.window) = (rtt, window);
+        }
+        match outcome {
             Outcome::Complete => {
                 let upto = sending.plan.upto;
                 self.stats.notified += 1;

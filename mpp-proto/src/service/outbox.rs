@@ -65,6 +65,8 @@ pub(super) enum Say {
     },
     /// One more identifier for packets to the service.
     Identifier,
+    /// Nothing: a sign that the service is there.
+    Empty,
 }
 
 /// A packet to send.
@@ -109,6 +111,15 @@ impl Outbox {
 
     pub(super) fn large(&mut self, path: Path, bytes: Box<[u8]>) {
         self.waiting.push_back(Out::Large { path, bytes });
+    }
+
+    /// The newest, if it is an answer to the Web request that is being handled. Whatever goes to a device on the Web path
+    /// is not in this queue.
+    pub(super) fn pop_web(&mut self) -> Option<Out> {
+        match self.waiting.back()? {
+            Out::Small { path, .. } | Out::Large { path, .. } if path.is_web() => self.waiting.pop_back(),
+            _ => None,
+        }
     }
 
     pub(super) fn pop(&mut self) -> Option<Out> {

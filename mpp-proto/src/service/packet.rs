@@ -17,9 +17,9 @@ use crate::rud::replay::{Seen, nearest};
 use crate::time::Instant;
 use crate::wheel::tick_floor;
 use crate::wire::{
-    Code, Direction, ENDPOINT_REQUEST, HEADER, Header, Heartbeat, Message, PROBE_REQUEST, PacketExtension,
-    Plaintext, Post, RESET_SIZE, RESET_TOKEN, SERVICE_IDENTIFIER, Subscribe, device_identifiers,
-    parse_plaintext, reset_packet,
+    Code, Direction, ENDPOINT_REQUEST, EndpointRequest, HEADER, Header, Heartbeat, Message, PROBE_REQUEST,
+    PacketExtension, Plaintext, Post, ProbeRequest, RESET_SIZE, RESET_TOKEN, SERVICE_IDENTIFIER, Subscribe,
+    device_identifiers, parse_plaintext, reset_packet,
 };
 
 /// Heartbeats that are answered though the limit on requests is exhausted.
@@ -50,10 +50,10 @@ impl Service {
             self.reset(now, path, &identifier);
             return Disposition::Dropped(DropReason::StaleIdentifier);
         }
-        if self.outbox.is_full() {
+        let slot = id.slot;
+        if self.outbox.is_full() || path.is_web() && !self.lines.has_room(slot) {
             return Disposition::Dropped(DropReason::Capacity);
         }
-        let slot = id.slot;
         let block = open_header(&self.table.seal[slot].header, header);
         let header = Header::decode(block);
         let opened = open_packet(
@@ -67,6 +67,10 @@ impl Service {
         let Some(plaintext) = opened.ok().and_then(|range| payload.get(range)) else {
             return Disposition::Dropped(DropReason::Unauthentic);
         };
+        // A copy that was carried to another transport does nothing.
+        if header.web != path.is_web() {
+            return Disposition::Dropped(DropReason::OtherTransport);
+        }
         let from = From { path, size, unheard: 0 };
         self.handle_authentic(now, &from, slot, &header, plaintext);
         Disposition::Accepted
@@ -96,11 +100,10 @@ impl Service {
 
     fn handle_authentic(&mut self, now: Instant, from: &From, slot: u32, header: &Header, plaintext: &[u8]) {
         if self.table.hot[slot].state == State::Closing {
+            if from.path.is_web() && self.lines.open(slot).is_some() {
+                self.came_by_web(slot, from.path, false);
+            }
             return self.answer_closing(now, slot);
-        }
-        // A copy that was carried to another transport does nothing.
-        if header.web {
-            return;
         }
         let (Ok(()), Ok(plaintext)) =
             (header.valid(Direction::ToResponder), parse_plaintext(plaintext, Direction::ToResponder))
@@ -115,6 +118,9 @@ impl Service {
         let aside = is_probe(plaintext.fragment) && !self.table.is_path(slot, &from.path);
         let missed = self.missed(slot);
         if seen == Seen::New {
+            if from.path.is_web() && self.lines.open(slot).is_some() {
+                self.came_by_web(slot, from.path, newest);
+            }
             if !aside {
                 self.heard(now, slot);
             }
@@ -247,6 +253,12 @@ impl Service {
             Message::Subscribe(subscribe) => self.handle_subscribe(slot, from, &subscribe),
             Message::Post(post) => self.handle_post(now, slot, from, &post),
             Message::TicketRequest(ask) => self.handle_ticket_request(now, slot, &ask),
+            Message::EndpointRequest(EndpointRequest { request })
+            | Message::ProbeRequest(ProbeRequest { request, .. })
+                if from.path.is_web() =>
+            {
+                self.fail(slot, from, request, Refusal::NotByWeb);
+            }
             Message::EndpointRequest(ask) => {
                 let From { path, size, .. } = *from;
                 self.say_to(slot, path, Say::Endpoint { request: ask.request, path, size });
@@ -262,12 +274,19 @@ impl Service {
 
     /// Says something on the active path.
     pub(super) fn say(&mut self, slot: u32, say: Say) {
+        if self.table.is_web(slot) {
+            return self.say_by_web(slot, say);
+        }
         let generation = self.table.hot[slot].generation;
         self.outbox.say(slot, generation, None, say);
     }
 
     /// Says something on another path.
     pub(super) fn say_to(&mut self, slot: u32, path: Path, say: Say) {
+        // There it takes a request to say anything.
+        if path.is_web() {
+            return;
+        }
         let generation = self.table.hot[slot].generation;
         self.outbox.say(slot, generation, Some(path), say);
     }

@@ -162,7 +162,7 @@ impl Service {
         let (slot, candidate, old) = (v.slot, v.candidate, v.old);
         let (to_candidate, to_old) = (v.candidate_challenge, v.old_challenge);
         // After a change of address the new path has to show that it carries packets of full size.
-        let pad = candidate.remote.ip() != old.remote.ip();
+        let pad = old.is_web() || candidate.remote.ip() != old.remote.ip();
         self.say_to(slot, candidate, Say::Challenge { challenge: to_candidate, pad });
         self.say_to(slot, old, Say::Challenge { challenge: to_old, pad: false });
         self.schedule_validation(at, next, now);
@@ -206,7 +206,7 @@ impl Service {
     /// From now on this is the path of the connection.
     fn move_to(&mut self, slot: u32, path: Path) {
         let before = self.table.hot[slot].remote().ip();
-        self.table.set_path(slot, &path);
+        self.leave_web(slot, &path);
         self.table.hot[slot].set(flag::MOVED);
         self.announce(slot);
         if before != path.remote.ip() {

@@ -286,10 +286,19 @@ impl Table {
     /// Whether this is the connection's path.
     pub(super) fn is_path(&self, slot: u32, path: &Path) -> bool {
         let hot = &self.hot[slot];
+        // Requests come from many ports.
+        if path.is_web() {
+            return self.is_web(slot);
+        }
         path.link == hot.link
             && path.remote.port() == hot.port
             && ip_bytes(path.remote.ip()) == hot.ip
             && Local::of(path) == self.locals.get(hot.local)
+    }
+
+    /// Whether the device is reached through the Web Service.
+    pub(super) fn is_web(&self, slot: u32) -> bool {
+        self.hot[slot].link == LinkId::WEB
     }
 
     pub(super) fn path(&self, slot: u32) -> Path {

@@ -36,7 +36,7 @@ pub enum RefusalReason {
     Channels,
     /// Too many requests of one device.
     Requests,
-    /// A message of an unknown type.
+    /// A message of an unknown type, or of one that does not come by Web.
     UnknownMessage,
     /// The ticket has no right to post there.
     NoRightToPost,
@@ -121,6 +121,8 @@ pub(super) enum Refusal {
     Requests { rate: Rate, retry_after: Duration },
     /// A message of a type that is not known here.
     UnknownMessage,
+    /// A question about a UDP path that did not come by UDP.
+    NotByWeb,
     /// The ticket has no right to post there.
     NoRightToPost,
     /// The event breaks a limit.
@@ -154,9 +156,11 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) const fn code(self) -> Code {
         match self {
-            Self::Connect | Self::UnknownMessage | Self::Event(_) | Self::ProbeTooLong { .. } => {
-                Code::BAD_REQUEST
-            }
+            Self::Connect
+            | Self::UnknownMessage
+            | Self::NotByWeb
+            | Self::Event(_)
+            | Self::ProbeTooLong { .. } => Code::BAD_REQUEST,
             Self::Expired => Code::TICKET_EXPIRED,
             Self::Future | Self::Revoked => Code::UNAUTHORIZED,
             Self::NoRightToReceive | Self::NoRightToPost | Self::NoTicket(_) | Self::ProbeEcho => {
@@ -196,7 +200,7 @@ impl Refusal {
             Self::Connections { .. } => RefusalReason::Connections,
             Self::Channels { .. } => RefusalReason::Channels,
             Self::Requests { .. } => RefusalReason::Requests,
-            Self::UnknownMessage => RefusalReason::UnknownMessage,
+            Self::UnknownMessage | Self::NotByWeb => RefusalReason::UnknownMessage,
             Self::NoRightToPost => RefusalReason::NoRightToPost,
             Self::Event(_) => RefusalReason::Event,
             Self::Posts { .. } => RefusalReason::Posts,
@@ -268,6 +272,7 @@ impl fmt::Display for Refusal {
                 write!(f, "{} requests per second, {} at once", rate.per_second, rate.burst)
             }
             Self::UnknownMessage => f.write_str("unknown type of message"),
+            Self::NotByWeb => f.write_str("a question about a UDP path, asked by Web"),
             Self::NoRightToPost => f.write_str("the ticket has no right to post there"),
             Self::Event(error) => error.fmt(f),
             Self::Posts { .. } => f.write_str("256 posts per channel in 10 minutes"),

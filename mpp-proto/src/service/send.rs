@@ -59,7 +59,7 @@ impl Service {
                 }
                 let path = to.unwrap_or_else(|| self.table.path(slot));
                 let say = self.fitted(slot, to, say);
-                let len = self.write_say(now, slot, say, room);
+                let len = self.write_say(now, slot, to, say, room);
                 let allowed = match say {
                     Say::Endpoint { size, .. } => len <= size,
                     // To an address that was proven when it asked, and smaller than the request.
@@ -89,10 +89,18 @@ impl Service {
     }
 
     /// Writes one message as a packet; returns its length.
-    fn write_say(&mut self, now: Instant, slot: u32, say: Say, room: &mut [u8]) -> usize {
+    pub(super) fn write_say(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        to: Option<Path>,
+        say: Say,
+        room: &mut [u8],
+    ) -> usize {
         let number = self.table.take_number(slot);
         let probe = matches!(say, Say::Status { request: None, .. });
-        let header = Header { wanted: probe, ..Header::single(number, Direction::ToInitiator) };
+        let web = to.is_none() && self.table.is_web(slot);
+        let header = Header { wanted: probe, web, ..Header::single(number, Direction::ToInitiator) };
         match say {
             Say::Status { request, seen, unheard, granted } => {
                 let owner = &self.table.owner[slot];
@@ -102,7 +110,7 @@ impl Service {
                 let status = Status {
                     request,
                     newest: log.newest(),
-                    endpoint: Some(seen),
+                    endpoint: (!web).then_some(seen),
                     service_time: self.calendar.unix(now),
                     stores: stores.take(MAX_STATUS_STORES),
                     unheard,
@@ -144,6 +152,7 @@ impl Service {
                 let issued = [PacketExtension::Identifiers(&value)];
                 self.seal_message(slot, &header, &issued, &Nothing, room)
             }
+            Say::Empty => self.seal_message(slot, &header, &[], &Nothing, room),
             Say::Close { code, retry_after } => {
                 let close = PacketExtension::Close(Close { code, reason: "", retry_after });
                 self.seal_message(slot, &header, &[close], &Nothing, room)

@@ -122,6 +122,12 @@ pub struct ServiceStats {
     pub probes: u64,
     /// Those of them whose answer is still to come.
     pub probes_waiting: u64,
+    /// How often a device came to be reached through the Web Service instead of by UDP.
+    pub to_web: u64,
+    /// Gauge: devices that are reached through the Web Service now.
+    pub web_devices: u64,
+    /// Gauge: requests to the Web Service that wait for news.
+    pub web_waiting: u64,
     /// Posts that wait for the host's decision.
     pub posts_waiting: u64,
     /// Devices connected.

@@ -14,3 +14,4 @@ mod renewal;
 mod requirements;
 mod service;
 mod stranger;
+mod web;

@@ -19,7 +19,7 @@ use crate::crypto::{
 use crate::ids::{AccountId, DeviceId, Epoch, RequestId, Rights, Serial, ShardId, StoreSet};
 use crate::path::{Datagram, Disposition, LinkId, Path};
 use crate::random::Seed;
-use crate::service::{Progress, Service, ServiceConfig};
+use crate::service::{Progress, Service, ServiceConfig, WebId, WebRequest};
 use crate::time::{Instant, UnixTime};
 use crate::wire::{
     AEAD_TAG, Ack, Answer, AnswerKind, Close, Code, Connect, ConnectResponse, Direction, Emit, ErrorBody,
@@ -177,6 +177,31 @@ impl World {
         dispositions[0]
     }
 
+    /// A request to the Web Service.
+    pub(super) fn post(&mut self, id: u64, wait: Option<Duration>, packet: &[u8]) -> Disposition {
+        let mut packet = packet.to_vec();
+        let request = WebRequest { id: WebId(id), remote: from(5000), wait, packet: &mut packet };
+        self.service.handle_web_request(self.now, request)
+    }
+
+    /// The answers that are ready: the packets of each.
+    pub(super) fn answers(&mut self) -> Vec<(u64, Vec<Vec<u8>>)> {
+        assert!(self.take().is_empty(), "something goes out by UDP");
+        let (mut out, mut body) = (Vec::new(), Vec::new());
+        while let Some(WebId(id)) = self.service.poll_web(self.now, &mut body) {
+            let mut packets = Vec::new();
+            let mut rest = &body[..];
+            while let Some((len, after)) = rest.split_first_chunk() {
+                let (packet, after) = after.split_at(usize::from(u16::from_be_bytes(*len)));
+                packets.push(packet.to_vec());
+                rest = after;
+            }
+            assert!(rest.is_empty() && packets.len() <= 16);
+            out.push((id, packets));
+        }
+        out
+    }
+
     /// The packets that the service sends now.
     pub(super) fn take(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut out = Vec::new();
@@ -250,10 +275,24 @@ impl Opening {
         echo: Option<[u8; 16]>,
         share: Option<[u8; 32]>,
     ) -> Self {
+        Self::over(ticket, wish, echo, share, false)
+    }
+
+    /// By Web.
+    pub(super) fn by_web(ticket: &Ticket, wish: &Wish) -> Self {
+        Self::over(ticket, wish, None, None, true)
+    }
+
+    fn over(
+        ticket: &Ticket,
+        wish: &Wish,
+        echo: Option<[u8; 16]>,
+        share: Option<[u8; 32]>,
+        web: bool,
+    ) -> Self {
         let handshake = [wish.serial as u8 | 0x80; 8];
         let random = [wish.serial as u8; 16];
-        let clear =
-            Step1Clear { token: ticket.token(), random: Some(random), handshake, share, echo, web: false };
+        let clear = Step1Clear { token: ticket.token(), random: Some(random), handshake, share, echo, web };
         let connect = Connect {
             connect_serial: wish.serial,
             identifiers: &IDENTIFIERS,
