@@ -67,10 +67,8 @@ async fn connect(story: &mut Story, cast: &Cast, proxy: &Proxy) -> Outcome<(Memb
     for member in [&phone, &laptop, &bob] {
         let connected = story.wait("all devices connect", SOON, member.connected()).await??;
         all_secret &= connected.forward_secret;
-        story.fact(
-            &member.name,
-            format_args!("connected in {:>7}, seen from {}", duration(connected.took), connected.observed),
-        )?;
+        let seen = connected.observed.map(|from| format!(", seen from {from}")).unwrap_or_default();
+        story.fact(&member.name, format_args!("connected in {:>7}{seen}", duration(connected.took)))?;
     }
     sleep(QUIET).await;
     story.wire(Wire::of(&cast.service).since(before))?;

@@ -122,7 +122,7 @@ impl Watch {
         }
         match event {
             ClientEvent::Connected(connected) => {
-                self.observed = Some(connected.observed);
+                self.observed = connected.observed;
                 (self.was_connected, self.is_connected) = (true, true);
                 // What is lost has been said, so it may be kept that it was.
                 self.file.save(&self.client.resume())

@@ -38,7 +38,12 @@
 //! heartbeat later). [`UnixTime`] is the civil clock; correct it with `set_clock`. **Randomness** is the [`Seed`]: 32
 //! bytes from the operating system, used for one machine and never again.
 //!
-//! **Errors of sending are lost packets**: ignore them, the protocol repeats. Errors of receiving are mostly ICMP
+//! **The Web**: where UDP does not pass a device asks for a link of kind [`LinkKind::Web`]. A host that has a Web client
+//! opens it, drains [`Device::poll_web`] with the rest, makes those requests, and gives their ends to
+//! [`Device::handle_web_answer`]. One that has none answers [`LinkState::Failed`], and is UDP only.
+//!
+//! **Errors of sending are lost packets**: ignore them, the protocol repeats; but an error that says that UDP is forbidden
+//! here (`EPERM`, `ENETUNREACH`) may be told with [`Device::handle_unsent`], so that the Web is tried at once. Errors of receiving are mostly ICMP
 //! messages about packets sent earlier: ignore them too. **Any bytes are safe to feed**: what is not authentic is
 //! counted and dropped, and unless the [`Disposition`] is [`Disposition::Accepted`] the payload is unchanged, so that it
 //! can be handed on. `recognizes` tells the packets of a shared socket apart without any cryptography of weight.
@@ -86,7 +91,7 @@ pub use crypto::{Secret, ServiceSecret, TicketKey, TicketSpec};
 pub use device::{
     Acknowledgement, CommandError, Connected, ConnectionState, Device, DeviceConfig, DeviceEvent,
     DeviceStats, DisconnectReason, Family, KeepaliveReport, LinkKind, LinkState, MappingEnd, MappingProgress,
-    RequestError, ResolveId, Resume, ResumeError,
+    RequestError, ResolveId, Resume, ResumeError, Transport, WebAnswer, WebRequestId, WebTransmit,
 };
 pub use ids::{
     AccountId, DeviceId, Epoch, NetworkId, NodeId, RequestId, Rights, Serial, ShardId, StoreId, StoreSet,

@@ -35,6 +35,8 @@ pub enum TimerKind {
     Refresh,
     /// A step on the way to knowing how long the network remembers a silent socket.
     Probe,
+    /// A Web request may be made, or its answer is overdue.
+    Web,
 }
 
 impl Wakeup {

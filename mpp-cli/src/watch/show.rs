@@ -131,13 +131,9 @@ fn event_line(event: &ClientEvent) -> Option<String> {
 
 fn connected_line(c: &Connected) -> String {
     // What was lost follows as a notification.
-    format!(
-        "connected to {} in {}, seen from {}, recovered: {}",
-        c.service,
-        duration(c.took),
-        c.observed,
-        c.recovered
-    )
+    let to = c.service.map_or_else(|| "over the Web".to_owned(), |service| format!("to {service}"));
+    let seen = c.observed.map(|from| format!(", seen from {from}")).unwrap_or_default();
+    format!("connected {to} in {}{seen}, recovered: {}", duration(c.took), c.recovered)
 }
 
 fn event_json(event: &ClientEvent) -> Option<Value> {
@@ -147,8 +143,8 @@ fn event_json(event: &ClientEvent) -> Option<Value> {
             "recovered": c.recovered,
             "lost": names(c.lost),
             "newest": c.newest.0,
-            "service": c.service.to_string(),
-            "observed": c.observed.to_string(),
+            "service": c.service.map(|service| service.to_string()),
+            "observed": c.observed.map(|from| from.to_string()),
             "forward_secret": c.forward_secret,
             "took_us": micros(c.took),
         }),

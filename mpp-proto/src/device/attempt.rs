@@ -9,12 +9,13 @@ use core::time::Duration;
 
 use super::Deadlines;
 use super::event::Family;
+use super::transport::Transport;
 use crate::crypto::{
     AnswerKey, ConnectKey, ConnectionKeys, ErrorKey, Secret, Share, StepOneDigest, device_identifier,
     initiator_random,
 };
 use crate::ids::{Epoch, Serial, StoreSet};
-use crate::path::LinkId;
+use crate::path::{LinkId, Path};
 use crate::random::Rng;
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
@@ -28,6 +29,8 @@ const SENDINGS: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(7)];
 /// How long after its last sending an answer may take.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How long an attempt goes on by Web.
+const WEB_PATIENCE: Duration = Duration::from_secs(8);
 /// The head start of an address over the next one of the other family.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// The head start of an address over the next one of the same family.
@@ -92,8 +95,29 @@ pub(crate) struct Attempt {
     proposal: Proposal,
     steps: Vec<Step>,
     candidates: Vec<Candidate>,
+    web: Option<WebLeg>,
+    /// It is made because the connection in use is in trouble: if that is heard again it is not wanted any more.
+    pub(super) provisional: bool,
+    /// The one transport that it goes by; none: both.
+    pub(super) alone: Option<Transport>,
     /// Whether somebody's hint has been passed on. One is enough for people, and anybody can forge them.
     hinted: bool,
+}
+
+/// Step 1 by Web: another form of it, as it says so itself.
+struct WebLeg {
+    starts_at: Instant,
+    step: Option<Step>,
+    /// How often it was sent, and when the last time.
+    sent: usize,
+    sent_at: Instant,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin {
+    Udp(Path),
+    Web,
 }
 
 /// What an answer led to.
@@ -103,7 +127,7 @@ pub(crate) enum Answered {
     /// A challenge: step 1 is sent again with the echo.
     Deferred,
     /// A hint that proves nothing: for people only.
-    Hint(Code),
+    Hint(Code, SocketAddr),
     /// An authentic refusal.
     Refused { code: Code, retry_after: Duration, serial: Option<u64> },
     /// An authentic answer: these are the keys.
@@ -155,14 +179,17 @@ impl Attempt {
             proposal,
             steps: Vec::new(),
             candidates: Vec::new(),
+            web: None,
+            provisional: false,
+            alone: None,
             hinted: false,
         };
         let mut connect = Vec::new();
         attempt.connect().emit(&mut connect);
         let mut clear = Vec::new();
-        attempt.clear(None, None).emit(&mut clear);
+        attempt.clear(None, None, false).emit(&mut clear);
         attempt.random = initiator_random(&attempt.secret, &rng.array(), &connect, &clear);
-        attempt.add_step(None);
+        attempt.steps.extend(attempt.step(None, false));
         attempt
     }
 
@@ -179,21 +206,22 @@ impl Attempt {
         }
     }
 
-    fn clear(&self, random: Option<[u8; 16]>, echo: Option<[u8; 16]>) -> Step1Clear<'_> {
+    fn clear(&self, random: Option<[u8; 16]>, echo: Option<[u8; 16]>, web: bool) -> Step1Clear<'_> {
         Step1Clear {
             token: &self.token,
             random,
             handshake: self.handshake,
             share: self.share.as_ref().map(|s| *s.public()),
             echo,
-            web: false,
+            web,
         }
     }
 
-    /// Builds step 1. An echo makes another clear part, so the seal has another key and nothing is used twice.
-    fn add_step(&mut self, echo: Option<[u8; 16]>) {
+    /// Builds step 1. An echo or the mark of the Web makes another clear part, so the seal has another key and nothing is
+    /// used twice.
+    fn step(&self, echo: Option<[u8; 16]>, web: bool) -> Option<Step> {
         let mut packet = Vec::new();
-        self.clear(Some(self.random), echo).emit(&mut packet);
+        self.clear(Some(self.random), echo, web).emit(&mut packet);
         let clear_len = packet.len();
         let connect = self.connect();
         // The packet has the size that the connection's packets will have: a completed exchange has proved it.
@@ -202,11 +230,39 @@ impl Attempt {
         packet.resize(size, 0);
         let (clear, sealed) = packet.split_at_mut(clear_len);
         let room = sealed.len() - AEAD_TAG;
-        if write_sealed(&mut sealed[..room], &connect).is_ok() {
-            ConnectKey::new(&self.secret, clear).seal(clear, sealed);
-            let digest = StepOneDigest::of(&packet);
-            self.steps.push(Step { echo, packet, digest });
+        write_sealed(&mut sealed[..room], &connect).ok()?;
+        ConnectKey::new(&self.secret, clear).seal(clear, sealed);
+        let digest = StepOneDigest::of(&packet);
+        Some(Step { echo, packet, digest })
+    }
+
+    /// Step 1 goes by Web too, from `at` on or from when it was to go before.
+    pub(super) fn turn_to_web(&mut self, at: Instant) {
+        let leg = WebLeg { starts_at: at, step: None, sent: 0, sent_at: at };
+        let leg = self.web.get_or_insert(leg);
+        leg.starts_at = leg.starts_at.min(at);
+    }
+
+    /// When step 1 goes by Web too; none: it does not.
+    pub(super) fn web_starts_at(&self) -> Option<Instant> {
+        self.web.as_ref().map(|leg| leg.starts_at)
+    }
+
+    /// Step 1 for the Web, counted as sent.
+    pub(super) fn web_packet(&mut self, now: Instant) -> Option<&[u8]> {
+        if self.web.as_ref()?.step.is_none() {
+            let step = self.step(None, true)?;
+            self.web.as_mut()?.step = Some(step);
         }
+        let leg = self.web.as_mut()?;
+        leg.sent += 1;
+        leg.sent_at = now;
+        leg.step.as_ref().map(|step| &*step.packet)
+    }
+
+    /// Whether there is no address to send anything to by UDP.
+    pub(super) const fn has_no_address(&self) -> bool {
+        self.candidates.is_empty()
     }
 
     /// Adds addresses to try, in this order, each a moment after the one before. Families take turns.
@@ -250,7 +306,8 @@ impl Attempt {
     /// When the attempt has failed.
     pub(super) fn ends_at(&self) -> Instant {
         let last = self.candidates.iter().map(|c| c.starts_at).max().unwrap_or(self.started);
-        last + SENDINGS[SENDINGS.len() - 1] + PATIENCE
+        let udp = last + SENDINGS[SENDINGS.len() - 1] + PATIENCE;
+        self.web.as_ref().map_or(udp, |leg| udp.max(leg.starts_at + WEB_PATIENCE))
     }
 
     /// The packet to send now, and where to.
@@ -287,19 +344,24 @@ impl Attempt {
         first_bytes.starts_with(&self.handshake)
     }
 
-    /// Takes an answer. Unless it is authentic the packet's bytes are left as they were.
-    pub(crate) fn handle_answer(&mut self, now: Instant, from: SocketAddr, packet: &mut [u8]) -> Answered {
+    /// Takes an answer. Unless it is authentic the packet's bytes are left as they were. What answers a step 1 that was
+    /// sent by Web comes by Web, and nothing else does.
+    pub(crate) fn handle_answer(&mut self, now: Instant, from: Origin, packet: &mut [u8]) -> Answered {
         let Ok(answer) = Answer::parse(packet) else { return Answered::Nothing };
         let (kind, clear_len) = (answer.kind, answer.clear.len());
-        match kind {
-            AnswerKind::ClearError { .. } if self.hinted => Answered::Nothing,
-            AnswerKind::ClearError { code, .. } => {
+        match (kind, from) {
+            (AnswerKind::ClearError { .. }, _) if self.hinted => Answered::Nothing,
+            (AnswerKind::ClearError { code, .. }, Origin::Udp(path)) => {
                 self.hinted = true;
-                Answered::Hint(code)
+                Answered::Hint(code, path.remote)
             }
-            AnswerKind::Defer { challenge } => self.follow_defer(now, from, challenge),
-            AnswerKind::SealedError { .. } => self.open_error(packet, clear_len),
-            AnswerKind::Complete { share, .. } => {
+            (AnswerKind::Defer { challenge }, Origin::Udp(path)) => {
+                self.follow_defer(now, path.remote, challenge)
+            }
+            // TCP has proved the address, and whoever carries the request can say what he likes.
+            (AnswerKind::ClearError { .. } | AnswerKind::Defer { .. }, Origin::Web) => Answered::Nothing,
+            (AnswerKind::SealedError { .. }, _) => self.open_error(from, packet, clear_len),
+            (AnswerKind::Complete { share, .. }, _) => {
                 self.complete(now, from, packet, clear_len, share).unwrap_or(Answered::Nothing)
             }
         }
@@ -312,16 +374,26 @@ impl Attempt {
         if self.steps.len() > MAX_DEFERS || self.steps.iter().any(|step| step.echo == Some(challenge)) {
             return Answered::Nothing;
         }
-        self.add_step(Some(challenge));
+        let Some(step) = self.step(Some(challenge), false) else { return Answered::Nothing };
+        self.steps.push(step);
         let step = self.steps.len() - 1;
         // It may be forged, so nothing waits for it and nothing is given up for it: the first step 1 is sent on.
         self.candidates[at].echo = Some(Echo { step, is_due: true, sent: 0, sent_at: now });
         Answered::Deferred
     }
 
-    fn open_error(&self, packet: &mut [u8], clear_len: usize) -> Answered {
+    /// The forms of step 1 that something which came this way can be an answer to.
+    fn steps_by(&self, way: Origin) -> impl Iterator<Item = &Step> {
+        let (udp, web) = match way {
+            Origin::Udp(_) => (&self.steps[..], None),
+            Origin::Web => (&[][..], self.web.as_ref().and_then(|leg| leg.step.as_ref())),
+        };
+        udp.iter().chain(web)
+    }
+
+    fn open_error(&self, from: Origin, packet: &mut [u8], clear_len: usize) -> Answered {
         let (clear, sealed) = packet.split_at_mut(clear_len);
-        for step in &self.steps {
+        for step in self.steps_by(from) {
             let key = ErrorKey::new(&self.secret, &step.digest, clear);
             if let Ok(plain) = key.open(clear, sealed) {
                 return match read_sealed(plain).and_then(ErrorBody::parse) {
@@ -338,21 +410,24 @@ impl Attempt {
     fn complete(
         &self,
         now: Instant,
-        from: SocketAddr,
+        from: Origin,
         packet: &mut [u8],
         clear_len: usize,
         peer: Option<[u8; 32]>,
     ) -> Option<Answered> {
         // The connection's packets will go to where this came from. Whoever carries a copy of it elsewhere, and is
         // faster, must not draw them to itself.
-        let candidate = self.candidates.iter().find(|c| c.remote == from)?;
+        let candidate = match from {
+            Origin::Udp(path) => Some(self.candidates.iter().find(|c| c.remote == path.remote)?),
+            Origin::Web => None,
+        };
         let (clear, sealed) = packet.split_at_mut(clear_len);
         let agreed = match (&self.share, &peer) {
             (Some(own), Some(peer)) => Some(own.agree(peer)?),
             _ => None,
         };
         let mut opened = None;
-        for (at, step) in self.steps.iter().enumerate() {
+        for (at, step) in self.steps_by(from).enumerate() {
             let key = AnswerKey::new(&self.secret, agreed.as_deref(), &step.digest, clear);
             if key.open(clear, sealed).is_ok() {
                 opened = Some((at, key));
@@ -360,9 +435,10 @@ impl Attempt {
             }
         }
         let (step, key) = opened?;
-        let (sent, sent_at) = match &candidate.echo {
-            Some(echo) if echo.step == step => (echo.sent, echo.sent_at),
-            _ if step == 0 => (candidate.sent, candidate.starts_at),
+        let (sent, sent_at) = match (candidate, &self.web) {
+            (Some(Candidate { echo: Some(echo), .. }), _) if echo.step == step => (echo.sent, echo.sent_at),
+            (Some(candidate), _) if step == 0 => (candidate.sent, candidate.starts_at),
+            (None, Some(leg)) => (leg.sent, leg.sent_at),
             // One with an earlier echo, of which it is not known when it was sent.
             _ => (0, now),
         };

@@ -12,12 +12,14 @@ use zeroize::Zeroize;
 
 use super::Deadlines;
 use super::attempt::Agreed;
+use super::event::{Family, LinkKind};
 use super::exchange::Facts;
+use super::transport::Transport;
 use crate::crypto::{
     ConnectionKeys, PacketKeys, device_identifier, open_header, open_packet, same, seal_packet,
 };
 use crate::ids::RequestId;
-use crate::path::LinkId;
+use crate::path::{LinkId, Path};
 use crate::random::Rng;
 use crate::rud::reassembly::{Kept, Reassembler};
 use crate::rud::replay::{PacketWindow, Seen};
@@ -36,6 +38,8 @@ const REPEATS: [Duration; 4] =
 const UNANSWERED: usize = 3;
 /// Packets after which an acknowledgement goes out at once (RFC 9000, section 13.2.2), so that the sender's window moves.
 const ACK_EVERY: u8 = 2;
+/// How long an acknowledgement waits for a request to go along with.
+const WEB_ACK_DELAY: Duration = Duration::from_millis(100);
 /// The shortest time between heartbeats that a device asks for.
 pub(super) const MIN_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest, also if a service wants to be left in peace for longer.
@@ -51,6 +55,8 @@ const MIN_REFRESH: Duration = Duration::from_secs(60);
 const MIN_PACKETS: u32 = 64;
 const MAX_PACKETS: u32 = 1 << 22;
 
+/// A connection over the Web that is not confirmed after this will not be: as long as a heartbeat by UDP is repeated.
+const CONFIRM: Duration = Duration::from_secs(11);
 /// A connection that has held for so long is a good one.
 const SETTLED: Duration = Duration::from_secs(60);
 /// Identifiers kept: more than a device on the move uses up between two heartbeats.
@@ -67,9 +73,7 @@ fn interval_of(lease: Duration) -> Duration {
 /// The connection.
 pub(super) struct Connection {
     keys: Box<ConnectionKeys>,
-    /// The socket; none while the host opens one on another network.
-    pub(super) link: Option<LinkId>,
-    pub(super) remote: SocketAddr,
+    carrier: Carrier,
     /// Identifiers of the service with their reset tokens; those up to `current` have been used.
     service: Vec<([u8; 16], [u8; 16])>,
     current: usize,
@@ -109,6 +113,19 @@ pub(super) struct Connection {
     pub(super) refresh_at: Instant,
     packet_limit: u64,
     heartbeat: Beat,
+    /// By Web: the next heartbeat has something to say, and goes beside the request that waits.
+    urgent: bool,
+}
+
+/// What carries the packets of a connection, as long as it lasts.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Carrier {
+    Udp {
+        /// The socket; none while the host opens one on another network.
+        link: Option<LinkId>,
+        remote: SocketAddr,
+    },
+    Web,
 }
 
 /// What has to be acknowledged, and by when.
@@ -135,6 +152,8 @@ enum Beat {
         /// How long nothing had been sent before.
         silence: Duration,
     },
+    /// In a Web request, whose end says what became of it. It may be held there, and then its time says nothing.
+    Posted { request: RequestId, sent_at: Instant, held: bool },
 }
 
 /// An opened packet.
@@ -154,21 +173,14 @@ pub(super) enum Fragment {
 }
 
 impl Connection {
-    pub(super) fn new(
-        now: Instant,
-        agreed: Agreed,
-        link: LinkId,
-        remote: SocketAddr,
-        packet_limit: u32,
-    ) -> Self {
+    pub(super) fn new(now: Instant, agreed: Agreed, carrier: Carrier, packet_limit: u32) -> Self {
         let mut rtt = Rtt::default();
         if let Some(round_trip) = agreed.round_trip {
             rtt.sample(round_trip);
         }
         Self {
             keys: agreed.keys,
-            link: Some(link),
-            remote,
+            carrier,
             service: agreed.service,
             current: 0,
             last_own: agreed.own.first().copied().unwrap_or_default(),
@@ -196,7 +208,42 @@ impl Connection {
             refresh_at: now + agreed.refresh_after.max(MIN_REFRESH),
             packet_limit: u64::from(packet_limit.clamp(MIN_PACKETS, MAX_PACKETS)),
             heartbeat: Beat::Due(now),
+            urgent: false,
         }
+    }
+
+    /// What carries it.
+    pub(super) const fn transport(&self) -> Transport {
+        match self.carrier {
+            Carrier::Udp { .. } => Transport::Udp,
+            Carrier::Web => Transport::Web,
+        }
+    }
+
+    /// Where its packets go; none by Web, and while there is no socket.
+    pub(super) const fn path(&self) -> Option<Path> {
+        match self.carrier {
+            Carrier::Udp { link: Some(link), remote } => Some(Path::new(link, remote)),
+            _ => None,
+        }
+    }
+
+    /// The service's address; none by Web.
+    pub(super) const fn remote(&self) -> Option<SocketAddr> {
+        match self.carrier {
+            Carrier::Udp { remote, .. } => Some(remote),
+            Carrier::Web => None,
+        }
+    }
+
+    /// What kind of link it needs.
+    pub(super) fn kind(&self) -> LinkKind {
+        self.remote().map_or(LinkKind::Web, |remote| LinkKind::Udp(Family::of(&remote)))
+    }
+
+    /// Whether it waits for a socket.
+    pub(super) const fn is_adrift(&self) -> bool {
+        matches!(self.carrier, Carrier::Udp { link: None, .. })
     }
 
     /// Whether a packet that begins so is for it.
@@ -254,7 +301,8 @@ impl Connection {
 
     /// Notes a challenge, to be answered on the path the device is on.
     pub(super) fn challenged(&mut self, challenge: [u8; 8]) {
-        if self.challenges.len() < MAX_CHALLENGES {
+        // Over the Web nobody moves.
+        if self.challenges.len() < MAX_CHALLENGES && self.transport() == Transport::Udp {
             self.challenges.push(challenge);
         }
     }
@@ -267,16 +315,21 @@ impl Connection {
     /// The device is on another network. What it sends next goes under an identifier that nobody has seen, and shows
     /// what the new path carries.
     pub(super) fn leave(&mut self) {
-        self.link = None;
+        if let Carrier::Udp { link, .. } = &mut self.carrier {
+            *link = None;
+        }
         self.current = (self.current + 1).min(self.service.len().saturating_sub(1));
         self.challenges.clear();
         self.rtt = Rtt::default();
-        self.pad = true;
+        self.pad = self.transport() == Transport::Udp;
+        self.heartbeat_ended(Instant::ZERO);
     }
 
     /// There is a socket on the new network: the service hears of it at once.
-    pub(super) fn arrive(&mut self, now: Instant, link: LinkId) {
-        self.link = Some(link);
+    pub(super) fn arrive(&mut self, now: Instant, open: LinkId) {
+        if let Carrier::Udp { link, .. } = &mut self.carrier {
+            *link = Some(open);
+        }
         self.heartbeat = Beat::Due(now);
     }
 
@@ -344,7 +397,12 @@ impl Connection {
         let hole = kept & (kept + 1) != 0;
         self.ack.packets = self.ack.packets.saturating_add(1);
         let enough = self.ack.packets >= ACK_EVERY;
-        let due = if complete || hole || again || enough { now } else { now + MAX_ACK_DELAY };
+        let due = match self.transport() {
+            // The request that waits next carries it, unless there is none.
+            Transport::Web => now + WEB_ACK_DELAY,
+            Transport::Udp if complete || hole || again || enough => now,
+            Transport::Udp => now + MAX_ACK_DELAY,
+        };
         self.ack.due = Instant::earliest(self.ack.due, Some(due));
     }
 
@@ -370,18 +428,80 @@ impl Connection {
         wanted: Duration,
         rng: &mut Rng,
     ) -> Option<Option<Duration>> {
-        let Beat::Waiting { request: asked, sent_at, sendings, .. } = self.heartbeat else { return None };
+        let (asked, sent_at, once) = match self.heartbeat {
+            Beat::Waiting { request, sent_at, sendings, .. } => (request, sent_at, sendings == 1),
+            Beat::Posted { request, sent_at, held } => (request, sent_at, !held),
+            Beat::Due(_) => return None,
+        };
         if asked != request {
             return None;
         }
         self.terms = (self.asking, lease.map_or(self.asking, interval_of));
         self.lease = lease.unwrap_or(self.asking * 3 + LEASE_GRACE).max(MIN_LEASE);
-        let sample = (sendings == 1).then(|| now.since(sent_at));
+        let sample = once.then(|| now.since(sent_at));
         if let Some(sample) = sample {
             self.rtt.sample(sample);
         }
-        self.heartbeat = Beat::Due(now + rng.fraction(900, 1000, self.granted(wanted)));
+        // Over the Web the next one is the request that waits next.
+        let pause = match self.transport() {
+            Transport::Udp => rng.fraction(900, 1000, self.granted(wanted)),
+            Transport::Web => Duration::ZERO,
+        };
+        self.heartbeat = Beat::Due(now + pause);
         Some(sample)
+    }
+
+    /// The Web request that carried the heartbeat has ended: the next one is due.
+    pub(super) fn heartbeat_ended(&mut self, now: Instant) {
+        if let Beat::Posted { .. } = self.heartbeat {
+            self.heartbeat = Beat::Due(now);
+        }
+    }
+
+    /// The next heartbeat is not due before this.
+    pub(super) fn hold_heartbeat(&mut self, until: Instant) {
+        if let Beat::Due(at) = &mut self.heartbeat {
+            *at = (*at).max(until);
+        }
+    }
+
+    /// A Web request that did not wait has ended. If a heartbeat was in it and is lost, what it had to say is still to
+    /// be said.
+    pub(super) fn news_ended(&mut self, now: Instant, lost: bool) {
+        if let Beat::Posted { held: false, .. } = self.heartbeat {
+            self.heartbeat = Beat::Due(now);
+            self.urgent |= lost;
+        }
+    }
+
+    /// Whether a heartbeat is due, and whether it has something to say; over the Web.
+    pub(super) fn heartbeat_is_due(&self, now: Instant) -> Option<bool> {
+        matches!(self.heartbeat, Beat::Due(at) if at <= now).then_some(self.urgent)
+    }
+
+    /// Counts a heartbeat as sent in a Web request, which is held or not, and gives it.
+    pub(super) fn post_heartbeat(
+        &mut self,
+        now: Instant,
+        wanted: Duration,
+        request: RequestId,
+        held: bool,
+    ) -> Heartbeat {
+        self.urgent = false;
+        self.heartbeat = Beat::Posted { request, sent_at: now, held };
+        self.asking = wanted;
+        let (mark, position) = Default::default();
+        Heartbeat { request, interval: wanted, mark, position }
+    }
+
+    /// How long the service has been silent since it was asked, and by which heartbeat.
+    pub(super) fn silence(&self, now: Instant) -> Option<(RequestId, Duration)> {
+        match self.heartbeat {
+            Beat::Waiting { request, sent_at, .. } if self.heard <= sent_at => {
+                Some((request, now.since(sent_at)))
+            }
+            _ => None,
+        }
     }
 
     /// The interval that the service grants to a device that wants this one, as far as is known.
@@ -416,9 +536,13 @@ impl Connection {
 
     /// Makes the next heartbeat due now.
     pub(super) fn beat_now(&mut self, now: Instant) {
-        if let Beat::Due(at) = &mut self.heartbeat {
-            *at = now;
+        match &mut self.heartbeat {
+            Beat::Due(at) => *at = now,
+            // Another one goes beside it.
+            Beat::Posted { .. } => self.heartbeat = Beat::Due(now),
+            Beat::Waiting { .. } => return,
         }
+        self.urgent = true;
     }
 
     /// Whether a heartbeat has stayed without an answer for longer than the first patience.
@@ -433,9 +557,14 @@ impl Connection {
             Beat::Waiting { sendings, again, sent_at, .. } => {
                 sendings >= REPEATS.len() && again <= now && self.heard <= sent_at
             }
-            Beat::Due(_) => false,
+            Beat::Due(_) | Beat::Posted { .. } => self.is_unconfirmed_for_long(now),
         };
         unanswered || now.since(self.heard) > self.lease
+    }
+
+    /// Over the Web nothing is repeated by a timer that would end it.
+    fn is_unconfirmed_for_long(&self, now: Instant) -> bool {
+        !self.confirmed && self.transport() == Transport::Web && now.since(self.agreed_at) >= CONFIRM
     }
 
     /// Whether it has held for so long that what broke those before it is over.
@@ -497,6 +626,18 @@ impl Connection {
         message: Option<&dyn WriteMessage>,
         least: usize,
     ) -> usize {
+        self.write_by(self.transport(), out, extension, message, least)
+    }
+
+    /// The same, to go by another transport than the connection does.
+    pub(super) fn write_by(
+        &mut self,
+        by: Transport,
+        out: &mut [u8],
+        extension: Option<PacketExtension<'_>>,
+        message: Option<&dyn WriteMessage>,
+        least: usize,
+    ) -> usize {
         let number = self.next_number;
         self.next_number += 1;
         self.ack.due = None;
@@ -505,7 +646,8 @@ impl Connection {
             .ack
             .datagram
             .map(|n| Ack { number_low: (n & 0xffff_ffff) as u32, bitmap: self.window.kept(n) });
-        let header = Header { ack, ..Header::single(number, Direction::ToResponder) };
+        let web = by == Transport::Web;
+        let header = Header { ack, web, ..Header::single(number, Direction::ToResponder) };
         let start = SERVICE_IDENTIFIER + HEADER;
         let identifier = self.service.get(self.current).map_or([0; 16], |(identifier, _)| *identifier);
         out[..SERVICE_IDENTIFIER].copy_from_slice(&identifier);
@@ -561,6 +703,10 @@ impl Connection {
                 next.act(again, TimerKind::Heartbeat);
             }
             Beat::Due(at) | Beat::Waiting { again: at, .. } => next.send(at, TimerKind::Heartbeat),
+            Beat::Posted { .. } => {}
+        }
+        if !self.confirmed && self.transport() == Transport::Web {
+            next.act(self.agreed_at + CONFIRM, TimerKind::Heartbeat);
         }
         if let Some(at) = self.ack.due {
             next.send(at, TimerKind::Acknowledgement);
@@ -634,7 +780,8 @@ mod tests {
             },
             round_trip: None,
         };
-        Connection::new(NOW, agreed, LinkId(0), SocketAddr::from(([192, 0, 2, 1], 1)), MAX_PACKETS)
+        let carrier = Carrier::Udp { link: Some(LinkId(0)), remote: SocketAddr::from(([192, 0, 2, 1], 1)) };
+        Connection::new(NOW, agreed, carrier, MAX_PACKETS)
     }
 
     #[test]

@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::report::MappingProgress;
+use super::transport::Transport;
 use crate::ids::{RequestId, Serial, StoreSet};
 use crate::keepalive::IntervalReason;
 use crate::path::LinkId;
@@ -58,7 +59,8 @@ pub enum LinkKind {
     /// A UDP socket with a port of its own, for the time in which it is asked over it how the service sees it
     /// ([`Device::query_endpoint_at`](super::Device::query_endpoint_at)).
     Asking(Family),
-    /// A client for the Web Service transport. This version asks for none.
+    /// A client for the Web Service transport: the requests of [`Device::poll_web`](super::Device::poll_web) are made
+    /// with it. A host that answers [`LinkState::Failed`] has none, and is not asked again before the network changes.
     Web,
 }
 
@@ -81,7 +83,7 @@ pub struct ResolveId(pub u32);
 pub enum LinkState {
     /// The socket is open.
     Open {
-        /// The address it is bound to.
+        /// The address it is bound to; of a Web client any.
         local: SocketAddr,
     },
     /// There is no such socket: it could not be opened, or it is gone.
@@ -150,6 +152,8 @@ pub enum DeviceEvent {
     },
     /// The state changed.
     State(ConnectionState),
+    /// The connection goes by this transport from now on. At the start it is UDP.
+    Transport(Transport),
     /// The address from which the service sees this device changed.
     ObservedEndpoint(SocketAddr),
     /// The time between heartbeats, or the reason for it, changed.
@@ -204,10 +208,10 @@ pub struct Connected {
     pub lost: StoreSet,
     /// The newest serial of the channel.
     pub newest: Serial,
-    /// The address of the service.
-    pub service: SocketAddr,
-    /// The address from which the service sees this device.
-    pub observed: SocketAddr,
+    /// The address of the service; none by Web, where only the host's Web client knows it.
+    pub service: Option<SocketAddr>,
+    /// The address from which the service sees this device; none by Web, where it may be that of a proxy.
+    pub observed: Option<SocketAddr>,
     /// Whether the keys hold an X25519 result, so that the ticket alone opens no recording.
     pub forward_secret: bool,
     /// How long the exchange took, from the first packet of this attempt.

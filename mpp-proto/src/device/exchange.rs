@@ -7,43 +7,57 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::Device;
-use super::attempt::{Agreed, Answered, Attempt, Proposal};
-use super::connection::Connection;
-use super::event::{Connected, ConnectionState, DeviceEvent, ResolveId};
+use super::attempt::{Agreed, Answered, Attempt, Origin, Proposal};
+use super::connection::{Carrier, Connection};
+use super::event::{Connected, ConnectionState, DeviceEvent, LinkKind, ResolveId};
 use super::life::{MAX_RETRY_AFTER, slow_retry};
 use super::phase::{Phase, Successor, back_off};
 use super::requests::Ask;
 use super::resume::Anchor;
 use super::tickets::Resort;
+use super::transport::Transport;
 use crate::channel::NotificationKind;
 use crate::ids::{Epoch, Serial, StoreSet};
-use crate::path::{Datagram, Disposition, DropReason, Path};
+use crate::path::{Disposition, DropReason};
 use crate::time::Instant;
 use crate::wire::{Code, Endpoint, MAX_CONNECT_SERIAL, MAX_PACKET, MIN_PACKET};
 
 /// A ticket was refused and there is another: that one is tried within this time.
 const OTHER_TICKET: Duration = Duration::from_secs(1);
 
+/// By what an attempt goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Legs {
+    /// UDP, beside a connection over the Web.
+    Udp,
+    /// UDP, and from this time the Web as well.
+    Both { web: Instant },
+    /// The Web, beside a connection by UDP that is silent.
+    Web,
+}
+
 impl Device {
     /// Begins an attempt: each round with the next endpoint first.
     pub(super) fn start_attempt(&mut self, now: Instant) {
-        let attempt = self.make_attempt(now, None);
+        let attempt = self.make_attempt(now, None, Legs::Both { web: self.fallback.web_start(now) });
         self.phase = Phase::Attempting(attempt);
         self.set_state(ConnectionState::Connecting);
         self.open_links();
     }
 
     /// Begins an attempt beside the connection, first to where that goes.
-    pub(super) fn start_successor(&mut self, now: Instant) {
+    pub(super) fn start_successor(&mut self, now: Instant, legs: Legs) {
         let Phase::Connected { connection, .. } = &self.phase else { return };
-        let attempt = self.make_attempt(now, Some(connection.remote));
+        let beside = Some(connection.remote());
+        let attempt = self.make_attempt(now, beside, legs);
         if let Phase::Connected { successor, .. } = &mut self.phase {
             *successor = Successor::Attempting(attempt);
         }
         self.open_links();
     }
 
-    fn make_attempt(&mut self, now: Instant, beside: Option<SocketAddr>) -> Box<Attempt> {
+    /// `beside`: the connection that goes on meanwhile, and its address if it goes by UDP.
+    fn make_attempt(&mut self, now: Instant, beside: Option<Option<SocketAddr>>, legs: Legs) -> Box<Attempt> {
         // Whatever a clock, a service or an older version of this program said: a service takes none above the highest,
         // and that one always.
         let unix = self.calendar.unix(now).as_millis();
@@ -63,13 +77,25 @@ impl Device {
             beside: beside.is_some(),
         };
         let mut attempt = Box::new(Attempt::new(now, self.tickets.current(), proposal, &mut self.rng));
-        let endpoints = self.tickets.current().endpoints();
-        let first = self.attempts % endpoints.len().max(1);
         if beside.is_none() {
             self.attempts = self.attempts.wrapping_add(1);
         }
+        let ticket = self.tickets.current();
+        let endpoints = ticket.endpoints();
+        let first = self.attempts.wrapping_sub(1) % endpoints.len().max(1);
+        self.web.set_bases(ticket.web().iter().map(|base| &**base), first);
+        match legs {
+            Legs::Udp => attempt.alone = Some(Transport::Udp),
+            Legs::Both { web } => attempt.turn_to_web(web),
+            Legs::Web => {
+                attempt.turn_to_web(now);
+                attempt.provisional = true;
+                attempt.alone = Some(Transport::Web);
+                return attempt;
+            }
+        }
         let mut name: Option<(String, u16)> = None;
-        let mut addresses: Vec<_> = beside.into_iter().collect();
+        let mut addresses: Vec<_> = beside.flatten().into_iter().collect();
         for endpoint in endpoints[first..].iter().chain(&endpoints[..first]) {
             match endpoint {
                 Endpoint::Address(address) => addresses.push(*address),
@@ -91,18 +117,17 @@ impl Device {
         let Some(attempt) = self.phase.attempt() else { return };
         let needed: Vec<_> = attempt.families().collect();
         for family in needed {
-            self.ask_link(family);
+            self.ask_link(LinkKind::Udp(family));
         }
     }
 
-    pub(super) fn receive_answer(&mut self, now: Instant, datagram: Datagram<'_>) -> Disposition {
-        let Datagram { path, payload } = datagram;
+    pub(super) fn receive_answer(&mut self, now: Instant, from: Origin, payload: &mut [u8]) -> Disposition {
         let Some(attempt) = self.phase.attempt_mut() else { return Disposition::NotForUs };
-        match attempt.handle_answer(now, path.remote, payload) {
+        match attempt.handle_answer(now, from, payload) {
             Answered::Nothing => Disposition::Dropped(DropReason::Unauthentic),
             Answered::Deferred => Disposition::Accepted,
-            Answered::Hint(code) => {
-                self.push(DeviceEvent::Hint { code, from: path.remote });
+            Answered::Hint(code, from) => {
+                self.push(DeviceEvent::Hint { code, from });
                 Disposition::Accepted
             }
             Answered::Refused { code, retry_after, serial } => {
@@ -110,7 +135,7 @@ impl Device {
                 Disposition::Accepted
             }
             Answered::Complete(agreed) => {
-                self.agreed(now, *agreed, path);
+                self.agreed(now, *agreed, from);
                 Disposition::Accepted
             }
         }
@@ -118,6 +143,17 @@ impl Device {
 
     /// Nobody answered the attempt, or not over its keys.
     pub(super) fn attempt_failed(&mut self, now: Instant) {
+        // One transport, tried beside the other: nothing that was there is gone.
+        if let Phase::Connected { connection, successor } = &mut self.phase
+            && let Some(tried) = successor.transport()
+            && tried != connection.transport()
+        {
+            *successor = Successor::Due(connection.refresh_at);
+            if tried == Transport::Udp {
+                self.fallback.udp_failed(now, &mut self.rng);
+            }
+            return;
+        }
         self.failures = self.failures.saturating_add(1);
         let cap = back_off(self.failures);
         let wait = self.rng.duration(Duration::from_secs(1), cap);
@@ -176,7 +212,11 @@ impl Device {
     }
 
     /// An authentic answer: there are keys now. The first data packet from the service will confirm them.
-    fn agreed(&mut self, now: Instant, agreed: Agreed, path: Path) {
+    fn agreed(&mut self, now: Instant, agreed: Agreed, from: Origin) {
+        let (carrier, path) = match from {
+            Origin::Udp(path) => (Carrier::Udp { link: Some(path.link), remote: path.remote }, Some(path)),
+            Origin::Web => (Carrier::Web, None),
+        };
         let facts = Facts {
             epoch: agreed.epoch,
             filter: agreed.proposal.filter,
@@ -186,15 +226,15 @@ impl Device {
                 recovered: agreed.lost.is_empty(),
                 lost: agreed.lost,
                 newest: agreed.newest,
-                service: path.remote,
-                observed: agreed.endpoint.unwrap_or(path.remote),
+                service: path.map(|path| path.remote),
+                observed: agreed.endpoint,
                 forward_secret: agreed.forward_secret,
                 took: now.since(agreed.started),
             },
         };
         self.learn_clock(now, agreed.service_time, agreed.round_trip);
         let limit = self.config.packet_limit;
-        let mut new = Box::new(Connection::new(now, agreed, path.link, path.remote, limit));
+        let mut new = Box::new(Connection::new(now, agreed, carrier, limit));
         new.facts = Some(facts);
         match &mut self.phase {
             Phase::Connected { connection, successor } => {
@@ -236,6 +276,12 @@ impl Device {
         for request in subscribed {
             self.push(DeviceEvent::Subscribed { request, newest: connected.newest });
         }
+        if let Some(transport) = self.phase.connection_mut().map(|c| c.transport())
+            && self.fallback.settle(now, transport, &mut self.rng)
+        {
+            self.push(DeviceEvent::Transport(transport));
+        }
+        self.hang_up();
         // For the application it is one connection that goes on, unless it was told of an end.
         let goes_on = self.state != ConnectionState::Connecting;
         self.set_state(ConnectionState::Connected);
@@ -243,7 +289,9 @@ impl Device {
             true => DeviceEvent::KeysRenewed(connected),
             false => DeviceEvent::Connected(connected),
         });
-        self.observe(connected.observed);
+        if let Some(observed) = connected.observed {
+            self.observe(observed);
+        }
         // Whoever has the ticket's secret must not get the next one out of a recording.
         if renew && connected.forward_secret {
             self.requests.add(Ask::Ticket);

@@ -5,7 +5,9 @@ use core::time::Duration;
 
 use super::Device;
 use super::event::{ConnectionState, DeviceEvent, DisconnectReason, RequestError};
+use super::exchange::Legs;
 use super::phase::{Phase, Successor, back_off};
+use super::transport::Transport;
 use crate::time::Instant;
 use crate::wire::{Close, Code};
 
@@ -24,11 +26,15 @@ pub(super) fn slow_retry(refusals: u32) -> Duration {
 impl Device {
     /// Does what is due.
     pub(super) fn tend(&mut self, now: Instant) {
+        self.tend_web(now);
         match &mut self.phase {
             Phase::Waiting(at) if *at <= now => self.start_attempt(now),
             Phase::Attempting(attempt) if attempt.ends_at() <= now => self.attempt_failed(now),
             Phase::Connected { connection, .. } if connection.is_dead(now) => {
                 // One that was never confirmed was no connection, but an attempt that failed.
+                if connection.transport() == Transport::Udp {
+                    self.fallback.doubt();
+                }
                 let wait = if connection.confirmed {
                     Duration::ZERO
                 } else {
@@ -61,7 +67,10 @@ impl Device {
             *at = (*at).min(now);
         }
         match successor {
-            Successor::Due(at) if *at <= now => self.start_successor(now),
+            Successor::Due(at) if *at <= now => {
+                self.start_successor(now, Legs::Both { web: self.fallback.web_start(now) })
+            }
+            Successor::Due(_) => self.tend_transport(now),
             Successor::Attempting(attempt) if attempt.ends_at() <= now => self.attempt_failed(now),
             Successor::Confirming(new) if new.is_dead(now) => self.attempt_failed(now),
             _ => {}
@@ -76,7 +85,11 @@ impl Device {
             return self.disconnected(reason, now);
         }
         match core::mem::replace(&mut self.phase, Phase::Closed) {
-            Phase::Connected { successor: Successor::Attempting(attempt), .. } => {
+            Phase::Connected { successor: Successor::Attempting(mut attempt), .. }
+                if !attempt.provisional =>
+            {
+                attempt.turn_to_web(self.fallback.web_start(now));
+                attempt.alone = None;
                 self.phase = Phase::Attempting(attempt);
                 self.disconnected(reason, now);
             }

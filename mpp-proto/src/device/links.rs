@@ -31,6 +31,11 @@ impl Links {
         self.slots.iter().find(|s| s.kind == kind && s.open).map(|s| s.link)
     }
 
+    /// Whether a link of this kind is open or has been asked for.
+    pub(super) fn is_there(&self, kind: LinkKind) -> bool {
+        self.slots.iter().any(|s| s.kind == kind)
+    }
+
     /// What a link is for that is open or has been asked for.
     pub(super) fn kind_of(&self, link: LinkId) -> Option<LinkKind> {
         self.slots.iter().find(|s| s.link == link).map(|s| s.kind)
@@ -38,7 +43,7 @@ impl Links {
 
     /// The link to ask the host for, if there is none of this kind and none has been asked for.
     pub(super) fn ask(&mut self, kind: LinkKind) -> Option<LinkId> {
-        if self.slots.iter().any(|s| s.kind == kind) {
+        if self.is_there(kind) {
             return None;
         }
         let link = LinkId(self.next);

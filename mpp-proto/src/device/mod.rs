@@ -9,6 +9,8 @@ mod exchange;
 mod inbox;
 mod life;
 mod links;
+mod over_web;
+mod patience;
 mod phase;
 mod probing;
 mod receive;
@@ -18,6 +20,8 @@ mod resume;
 mod send;
 mod stats;
 mod tickets;
+mod transport;
+mod web;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -36,6 +40,8 @@ pub use event::{
 pub use report::{KeepaliveReport, MappingEnd, MappingProgress};
 pub use resume::{Resume, ResumeError};
 pub use stats::DeviceStats;
+pub use transport::Transport;
+pub use web::{WebAnswer, WebRequestId, WebTransmit};
 
 use connection::Connection;
 use inbox::Inbox;
@@ -46,6 +52,8 @@ use receive::Whose;
 use requests::{Ask, MAX_REQUESTS, Requests};
 use resume::Anchor;
 use tickets::Tickets;
+use transport::Fallback;
+use web::Web;
 
 use crate::channel::{Event, Notification};
 use crate::ids::{NetworkId, RequestId, Serial, StoreSet};
@@ -58,6 +66,10 @@ use crate::wire::{Emit, MAX_ACCOUNT, MIN_PACKET, SERVICE_IDENTIFIER, Ticket, fra
 
 /// How long a new position may wait for a packet to go along with.
 const POSITION_DELAY: Duration = Duration::from_millis(25);
+/// The same by Web, where it costs a request unless it goes along with the next one that waits.
+const WEB_POSITION_DELAY: Duration = Duration::from_secs(1);
+/// How long a farewell by Web may take.
+const WEB_FAREWELL: Duration = Duration::from_secs(5);
 /// Events that wait for the host; more are only made by a host that takes none.
 const MAX_EVENTS: usize = 256;
 
@@ -83,6 +95,8 @@ pub struct Device {
     inbox: Inbox,
     requests: Requests,
     phase: Phase,
+    fallback: Fallback,
+    web: Web,
     filter: StoreSet,
     connect_serial: u64,
     /// How many attempts have failed in a row.
@@ -145,6 +159,8 @@ impl Device {
             keepalive,
             requests: Requests::default(),
             phase: Phase::Waiting(now),
+            fallback: Fallback::default(),
+            web: Web::default(),
             connect_serial,
             failures: 0,
             refusals: 0,
@@ -194,9 +210,20 @@ impl Device {
         if let (true, Some(LinkKind::Asking(family))) = (failed, kind) {
             self.asking_link_failed(family);
         }
+        if failed && kind == Some(LinkKind::Web) {
+            self.web.refused = true;
+            if self.phase.attempt().is_some_and(|attempt| attempt.provisional)
+                && self.phase.is_changing_to(Transport::Web)
+            {
+                self.attempt_failed(now);
+            }
+        }
         let gone = |c: &Connection| {
-            let is_for = kind == Some(LinkKind::Udp(Family::of(&c.remote)));
-            failed && (c.link == Some(link) || c.link.is_none() && is_for)
+            let is_over = match c.path() {
+                Some(path) => path.link == link,
+                None => kind == Some(c.kind()),
+            };
+            failed && is_over
         };
         if let Phase::Connected { connection, successor } = &mut self.phase {
             let (lost, new_lost) = match successor {
@@ -217,8 +244,8 @@ impl Device {
                     Successor::Confirming(new) => Some(new),
                     _ => None,
                 };
-                for c in core::iter::once(connection).chain(new).filter(|c| c.link.is_none()) {
-                    if open.open(Family::of(&c.remote)) == Some(link) {
+                for c in core::iter::once(connection).chain(new).filter(|c| c.is_adrift()) {
+                    if open.open_of(c.kind()) == Some(link) {
                         c.arrive(now, link);
                     }
                 }
@@ -236,6 +263,10 @@ impl Device {
             && id.0 == self.resolve_id
         {
             attempt.add_candidates(now, addresses);
+            // A proxy may know the name.
+            if attempt.has_no_address() && attempt.alone.is_none() {
+                attempt.turn_to_web(now);
+            }
             self.open_links();
         }
     }
@@ -249,18 +280,20 @@ impl Device {
         for link in self.links.forget() {
             self.push(DeviceEvent::CloseLink(link));
         }
-        let mut families = Vec::new();
+        self.web.forget();
+        self.fallback.network_changed(now);
+        let mut kinds = Vec::new();
         match &mut self.phase {
             Phase::Connected { connection, successor } if connection.confirmed => {
                 connection.leave();
-                families.push(Family::of(&connection.remote));
+                kinds.push(connection.kind());
                 match successor {
                     // Its answers would go to where the device is not any more.
                     Successor::Attempting(_) => *successor = Successor::Due(now),
                     // The service may know it already, so it moves too.
                     Successor::Confirming(new) => {
                         new.leave();
-                        families.push(Family::of(&new.remote));
+                        kinds.push(new.kind());
                     }
                     Successor::Due(_) => {}
                 }
@@ -273,14 +306,13 @@ impl Device {
             Phase::Closing { .. } => self.phase = Phase::Closed,
             Phase::Closed => return,
         }
-        families.into_iter().for_each(|family| self.ask_link(family));
+        kinds.into_iter().for_each(|kind| self.ask_link(kind));
         self.open_asking_links();
         self.handle_timeout(now);
     }
 
-    /// Asks the host for a socket of this family, if there is none and none has been asked for.
-    fn ask_link(&mut self, family: Family) {
-        let kind = LinkKind::Udp(family);
+    /// Asks the host for a link of this kind, if there is none and none has been asked for.
+    fn ask_link(&mut self, kind: LinkKind) {
         if let Some(link) = self.links.ask(kind) {
             self.push(DeviceEvent::OpenLink { link, kind });
         }
@@ -408,7 +440,11 @@ impl Device {
             Phase::Connected { connection, .. }
                 if connection.confirmed || self.state != ConnectionState::Connecting =>
             {
-                let ends = now + connection.pto() * 3;
+                let ends = now
+                    + match connection.transport() {
+                        Transport::Udp => connection.pto() * 3,
+                        Transport::Web => WEB_FAREWELL,
+                    };
                 self.phase = Phase::Closing { connection, next: now, ends };
             }
             Phase::Closing { .. } => self.phase = phase,
@@ -490,6 +526,9 @@ impl Device {
             self.position_moved(now);
         }
         // What was refused for want of room may come now: any packet makes the service go on.
+        if !had_room && self.inbox.has_room() {
+            self.web.resume(now);
+        }
         if !had_room
             && self.inbox.has_room()
             && let Some(connection) = self.phase.connection_mut()
@@ -515,6 +554,7 @@ impl Device {
             Phase::Connected { connection, successor } => {
                 connection.deadlines(&mut next);
                 if connection.confirmed {
+                    self.transport_deadlines(connection, successor, &mut next);
                     successor.deadlines(&self.links, &mut next);
                     self.requests.deadlines(&mut next);
                     if let Some(at) = self.position_due {
@@ -532,13 +572,18 @@ impl Device {
             }
             Phase::Closed => {}
         }
+        self.web_deadlines(&mut next);
         next.next()
     }
 
     /// How far the application has got has changed: the service is told soon, with what else goes there.
     fn position_moved(&mut self, now: Instant) {
         if self.position_due.is_none() && matches!(self.phase, Phase::Connected { .. }) {
-            self.position_due = Some(now + POSITION_DELAY);
+            let delay = match self.fallback.transport() {
+                Transport::Udp => POSITION_DELAY,
+                Transport::Web => WEB_POSITION_DELAY,
+            };
+            self.position_due = Some(now + delay);
         }
     }
 
@@ -561,7 +606,7 @@ impl Device {
     /// Over which socket, and to which address, the connection goes.
     fn socket_pair(&self) -> Option<(LinkId, SocketAddr)> {
         match &self.phase {
-            Phase::Connected { connection, .. } => connection.link.map(|link| (link, connection.remote)),
+            Phase::Connected { connection, .. } => connection.path().map(|path| (path.link, path.remote)),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use super::attempt::Attempt;
 use super::connection::Connection;
+use super::transport::Transport;
 use super::{Deadlines, Links};
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
@@ -80,6 +81,11 @@ impl Phase {
         matches!(self, Self::Connected { successor: Successor::Attempting(_) | Successor::Confirming(_), .. })
     }
 
+    /// Whether it is a connection over this transport alone.
+    pub(super) fn is_changing_to(&self, transport: Transport) -> bool {
+        matches!(self, Self::Connected { successor, .. } if successor.transport() == Some(transport))
+    }
+
     /// Puts the successor, if there are keys for one, in the place of the connection. Whether there were.
     pub(super) fn succeed(&mut self) -> bool {
         let phase = core::mem::replace(self, Self::Closed);
@@ -93,6 +99,15 @@ impl Phase {
 }
 
 impl Successor {
+    /// The one transport that it is made over; an attempt that goes by both has none.
+    pub(super) fn transport(&self) -> Option<Transport> {
+        match self {
+            Self::Due(_) => None,
+            Self::Attempting(attempt) => attempt.alone,
+            Self::Confirming(connection) => Some(connection.transport()),
+        }
+    }
+
     /// Names every deadline.
     pub(super) fn deadlines(&self, links: &Links, next: &mut Deadlines) {
         match self {

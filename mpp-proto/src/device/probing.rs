@@ -123,7 +123,8 @@ impl Device {
     /// replaced, which would end it.
     pub(super) fn probe_due(&self) -> Option<Instant> {
         let calm = self.state == ConnectionState::Connected && !self.phase.is_changing();
-        let linked = matches!(&self.phase, Phase::Connected { connection, .. } if connection.link.is_some());
+        let linked =
+            matches!(&self.phase, Phase::Connected { connection, .. } if connection.path().is_some());
         (calm && linked && self.probe.is_none()).then(|| self.keepalive.due_at()).flatten()
     }
 
@@ -153,7 +154,7 @@ impl Device {
 
     fn begin_probe(&mut self, now: Instant) {
         let Phase::Connected { connection, .. } = &self.phase else { return };
-        let remote = connection.remote;
+        let Some(remote) = connection.remote() else { return };
         let Some(silence) = self.keepalive.begin(now) else { return };
         let kind = LinkKind::Probe(Family::of(&remote));
         let step = match self.links.open_of(kind) {

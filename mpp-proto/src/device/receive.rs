@@ -5,6 +5,7 @@ use core::time::Duration;
 use bytes::Bytes;
 use zeroize::Zeroize;
 
+use super::attempt::Origin;
 use super::connection::Fragment;
 use super::event::{DeviceEvent, LinkKind, RequestError};
 use super::phase::{Phase, Successor};
@@ -61,11 +62,16 @@ pub(super) enum Whose {
 
 impl Device {
     pub(super) fn receive(&mut self, now: Instant, datagram: Datagram<'_>) -> Disposition {
-        let size = datagram.payload.len() as u64;
-        let disposition = match self.whose(datagram.payload) {
-            Whose::Attempt => self.receive_answer(now, datagram),
-            Whose::Connection => self.receive_data(now, datagram, false),
-            Whose::Successor => self.receive_data(now, datagram, true),
+        self.receive_from(now, Origin::Udp(datagram.path), datagram.payload)
+    }
+
+    /// Takes a packet that came in a UDP datagram or in the answer to a Web request.
+    pub(super) fn receive_from(&mut self, now: Instant, from: Origin, payload: &mut [u8]) -> Disposition {
+        let size = payload.len() as u64;
+        let disposition = match self.whose(payload) {
+            Whose::Attempt => self.receive_answer(now, from, payload),
+            Whose::Connection => self.receive_data(now, from, payload, false),
+            Whose::Successor => self.receive_data(now, from, payload, true),
             Whose::Reset => {
                 self.reset(now);
                 Disposition::Accepted
@@ -110,9 +116,17 @@ impl Device {
     }
 
     /// A packet of the connection, or of the one that is to take its place.
-    fn receive_data(&mut self, now: Instant, datagram: Datagram<'_>, of_successor: bool) -> Disposition {
-        let Datagram { path, payload } = datagram;
-        let via = self.links.kind_of(path.link);
+    fn receive_data(
+        &mut self,
+        now: Instant,
+        from: Origin,
+        payload: &mut [u8],
+        of_successor: bool,
+    ) -> Disposition {
+        let via = match from {
+            Origin::Udp(path) => self.links.kind_of(path.link),
+            Origin::Web => Some(LinkKind::Web),
+        };
         let connection = match &mut self.phase {
             Phase::Connected { successor: Successor::Confirming(new), .. } if of_successor => new,
             Phase::Connected { connection, .. } | Phase::Closing { connection, .. } => connection,
@@ -121,8 +135,9 @@ impl Device {
         let Some(opened) = connection.open(payload) else {
             return Disposition::Dropped(DropReason::Unauthentic);
         };
-        // A copy that was carried to another transport does nothing.
-        if opened.header.web {
+        // A copy that was carried to the other transport does nothing.
+        if opened.header.web != matches!(from, Origin::Web) {
+            self.stats.dropped[DropReason::OtherTransport as usize] += 1;
             return Disposition::Accepted;
         }
         // Not for a replay: turn and turn about with genuine packets it would push out the identifiers in use.
@@ -179,6 +194,7 @@ impl Device {
             connection.confirmed = true;
             self.confirmed(now);
         }
+        self.heard();
         for extension in plaintext.extensions {
             let Some(connection) = self.phase.connection_mut() else { return };
             match extension {

@@ -9,6 +9,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::event::{Family, LinkKind};
+use super::transport::Transport;
 use super::{Deadlines, Links};
 use crate::channel::Event;
 use crate::ids::{RequestId, StoreSet};
@@ -37,6 +38,9 @@ const ENDPOINT_REPEATS: [Duration; 7] = [
     Duration::from_secs(2),
 ];
 const ENDPOINT_REPEAT: Duration = Duration::from_millis(500);
+
+/// How long an answer may take to a request that was sent by Web, where no timer sends it again.
+const WEB_PATIENCE: Duration = Duration::from_secs(23);
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -80,6 +84,8 @@ struct Request {
     ask: Ask,
     sendings: usize,
     due: Option<Instant>,
+    /// It went by Web: it is not sent again before that is known to have failed, and given up when it is due.
+    posted: bool,
 }
 
 /// The requests.
@@ -96,6 +102,10 @@ impl Requests {
         RequestId(self.last)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.waiting.len() >= MAX_REQUESTS
     }
@@ -103,7 +113,7 @@ impl Requests {
     /// Adds a request, to be sent as soon as there is a connection.
     pub(super) fn add(&mut self, ask: Ask) -> RequestId {
         let id = self.fresh_id();
-        self.waiting.push(Request { id, ask, sendings: 0, due: None });
+        self.waiting.push(Request { id, ask, sendings: 0, due: None, posted: false });
         id
     }
 
@@ -119,6 +129,7 @@ impl Requests {
         for request in &mut self.waiting {
             request.sendings = 0;
             request.due = Some(now);
+            request.posted = false;
         }
         subscribed
     }
@@ -142,7 +153,9 @@ impl Requests {
 
     /// There is no connection: nothing is due until there is one.
     pub(super) fn pause(&mut self) {
-        self.waiting.iter_mut().for_each(|r| r.due = None);
+        for request in &mut self.waiting {
+            (request.due, request.posted) = (None, false);
+        }
     }
 
     /// Makes what was added since due now.
@@ -157,30 +170,35 @@ impl Requests {
     }
 
     /// The next request that is due, counted as sent. While the connection is `changing`, no subscription: the old one
-    /// might apply what the new one's exchange does not carry. Nor what needs a socket that is not open.
+    /// might apply what the new one's exchange does not carry. What has a socket of its own goes by UDP, if that is open,
+    /// and everything else by what carries the connection.
     pub(super) fn next_due(
         &mut self,
         now: Instant,
         changing: bool,
         links: &Links,
+        (by, carrier): (Transport, Transport),
     ) -> Option<(RequestId, Ask)> {
         let request = self
             .waiting
             .iter_mut()
             .filter(|r| !changing || !matches!(r.ask, Ask::Subscribe(_)))
-            .filter(|r| r.ask.family().is_none_or(|family| links.open_of(LinkKind::Asking(family)).is_some()))
-            .find(|r| r.due.is_some_and(|due| due <= now) && r.sendings < r.ask.repeats().len())?;
-        request.due = Some(now + request.ask.repeats()[request.sendings]);
+            .filter(|r| match r.ask.family() {
+                Some(family) => by == Transport::Udp && links.open_of(LinkKind::Asking(family)).is_some(),
+                None => by == carrier,
+            })
+            .find(|r| r.due.is_some_and(|due| due <= now) && r.is_to_be_sent())?;
+        request.posted = by == Transport::Web;
+        let again = if request.posted { WEB_PATIENCE } else { request.ask.repeats()[request.sendings] };
+        request.due = Some(now + again);
         request.sendings += 1;
         Some((request.id, request.ask.clone()))
     }
 
     /// The next request that has been sent as often as it may be.
     pub(super) fn next_expired(&mut self, now: Instant) -> Option<(RequestId, Ask)> {
-        let at = self
-            .waiting
-            .iter()
-            .position(|r| r.due.is_some_and(|due| due <= now) && r.sendings >= r.ask.repeats().len())?;
+        let at =
+            self.waiting.iter().position(|r| r.due.is_some_and(|due| due <= now) && !r.is_to_be_sent())?;
         let request = self.waiting.remove(at);
         Some((request.id, request.ask))
     }
@@ -197,6 +215,13 @@ impl Requests {
         Some((request.id, request.ask))
     }
 
+    /// A Web request has failed: what went by Web and has no answer is sent again.
+    pub(super) fn post_again(&mut self, now: Instant) {
+        for request in self.waiting.iter_mut().filter(|r| r.posted) {
+            (request.posted, request.due) = (false, Some(now));
+        }
+    }
+
     /// All of them, at the end.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (RequestId, Ask)> + '_ {
         self.waiting.drain(..).map(|r| (r.id, r.ask))
@@ -211,13 +236,17 @@ impl Requests {
     pub(super) fn deadlines(&self, next: &mut Deadlines) {
         for request in &self.waiting {
             match request.due {
-                Some(at) if request.sendings < request.ask.repeats().len() => {
-                    next.send(at, TimerKind::Request)
-                }
+                Some(at) if request.is_to_be_sent() => next.send(at, TimerKind::Request),
                 Some(at) => next.act(at, TimerKind::Request),
                 None => {}
             }
         }
+    }
+}
+
+impl Request {
+    fn is_to_be_sent(&self) -> bool {
+        !self.posted && self.sendings < self.ask.repeats().len()
     }
 }
 

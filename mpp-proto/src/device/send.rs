@@ -1,12 +1,11 @@
 //! What goes out.
 
-use core::time::Duration;
-
 use super::Device;
 use super::connection::Connection;
 use super::event::{ConnectionState, DeviceEvent, LinkKind};
 use super::phase::{Phase, Successor};
-use super::requests::{self, Ask, Requests};
+use super::requests::{self, Ask};
+use super::transport::Transport;
 use crate::ids::Serial;
 use crate::path::{Path, Transmit};
 use crate::time::Instant;
@@ -35,11 +34,8 @@ impl Device {
                 None => self.transmit_successor(now, out)?,
             },
             Phase::Closing { connection, next, .. } => {
-                if *next > now {
-                    return None;
-                }
+                let path = connection.path().filter(|_| *next <= now)?;
                 *next = now + connection.pto();
-                let path = Path::new(connection.link?, connection.remote);
                 (path, connection.write_close(out, Code::CLOSED))
             }
             Phase::Waiting(_) | Phase::Closed => return None,
@@ -58,14 +54,16 @@ impl Device {
 
     /// Over the connection in use.
     fn transmit_connected(&mut self, now: Instant, out: &mut [u8]) -> Option<(Path, usize)> {
-        let received = *self.inbox.received();
-        let position = self.position();
-        let changing = self.phase.is_changing();
+        let marks = self.marks();
         let wanted = self.keepalive.interval();
         let connection = self.phase.connection_mut()?;
-        let path = Path::new(connection.link?, connection.remote);
-        let marks = (received.position, position);
-        if let Some(len) = heartbeat(connection, &mut self.requests, now, out, wanted, marks) {
+        let Some(path) = connection.path() else {
+            // Over the Web, but for questions that have a socket of their own.
+            let (own, len) = self.write_next(now, out, Transport::Udp)?;
+            return own.map(|path| (path, len));
+        };
+        if let Some(heartbeat) = connection.take_heartbeat(now, wanted, || self.requests.fresh_id()) {
+            let len = write_heartbeat(connection, out, heartbeat, marks);
             connection.spoke = now;
             self.stats.heartbeats += 1;
             self.position_due = None;
@@ -80,10 +78,10 @@ impl Device {
             }
             return Some((path, len));
         }
-        let sent = self.transmit_content(now, out, path, position, changing);
+        let sent = self.transmit_content(now, out, path);
         if let Some((path, _)) = sent
             && let Some(connection) = self.phase.connection_mut()
-            && connection.link == Some(path.link)
+            && connection.path().is_some_and(|own| own.link == path.link)
         {
             connection.spoke = now;
         }
@@ -91,15 +89,7 @@ impl Device {
     }
 
     /// What there is to say over it beside heartbeats.
-    fn transmit_content(
-        &mut self,
-        now: Instant,
-        out: &mut [u8],
-        mut path: Path,
-        position: Serial,
-        changing: bool,
-    ) -> Option<(Path, usize)> {
-        let received = *self.inbox.received();
+    fn transmit_content(&mut self, now: Instant, out: &mut [u8], path: Path) -> Option<(Path, usize)> {
         let connection = self.phase.connection_mut()?;
         if let Some(challenge) = connection.take_challenge() {
             return Some((
@@ -107,10 +97,28 @@ impl Device {
                 connection.write(out, Some(PacketExtension::PathResponse(challenge)), None, 0),
             ));
         }
-        if !connection.confirmed {
-            return None;
-        }
-        if let Some((request, ask)) = self.requests.next_due(now, changing, &self.links) {
+        self.write_next(now, out, Transport::Udp).map(|(own, len)| (own.unwrap_or(path), len))
+    }
+
+    /// What has been received, and what the application has dealt with.
+    pub(super) fn marks(&self) -> (Serial, Serial) {
+        (self.inbox.received().position, self.position())
+    }
+
+    /// What is to be said next over the connection in use, beside heartbeats; where to, if not to where that goes.
+    pub(super) fn write_next(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+        by: Transport,
+    ) -> Option<(Option<Path>, usize)> {
+        let received = *self.inbox.received();
+        let position = self.position();
+        let changing = self.phase.is_changing();
+        let connection = self.phase.connection_mut().filter(|c| c.confirmed)?;
+        let carrier = connection.transport();
+        let mut own = None;
+        if let Some((request, ask)) = self.requests.next_due(now, changing, &self.links, (by, carrier)) {
             let len = match &ask {
                 Ask::Subscribe(filter) => {
                     let subscribe = Subscribe {
@@ -125,9 +133,10 @@ impl Device {
                 Ask::Endpoint { at } => {
                     let link = ask.family().and_then(|family| self.links.open_of(LinkKind::Asking(family)));
                     if let (Some(remote), Some(link)) = (*at, link) {
-                        path = Path::new(link, remote);
+                        own = Some(Path::new(link, remote));
                     }
-                    connection.write(out, None, Some(&EndpointRequest { request }), ENDPOINT_REQUEST_SIZE)
+                    let message = EndpointRequest { request };
+                    connection.write_by(by, out, None, Some(&message), ENDPOINT_REQUEST_SIZE)
                 }
                 Ask::Post { id, account, event } => {
                     let post = requests::post(request, id, account.as_deref(), event);
@@ -138,19 +147,22 @@ impl Device {
                     connection.write(out, None, Some(&TicketRequest { request, token }), 0)
                 }
             };
-            return Some((path, len));
+            return Some((own, len));
         }
         let ack_is_due = connection.ack_is_due(now);
+        if by != carrier {
+            return None;
+        }
         if self.position_due.is_some_and(|due| ack_is_due || due <= now) {
             self.position_due = None;
-            return Some((path, connection.write(out, None, Some(&Acknowledge { position }), 0)));
+            return Some((None, connection.write(out, None, Some(&Acknowledge { position }), 0)));
         }
-        ack_is_due.then(|| (path, connection.write(out, None, None, 0)))
+        ack_is_due.then(|| (None, connection.write(out, None, None, 0)))
     }
 
     /// For the connection that will take its place: step 1, or the heartbeats that confirm it.
     fn transmit_successor(&mut self, now: Instant, out: &mut [u8]) -> Option<(Path, usize)> {
-        let marks = (self.inbox.received().position, self.position());
+        let marks = self.marks();
         let wanted = self.keepalive.interval();
         let Phase::Connected { successor, .. } = &mut self.phase else { return None };
         match successor {
@@ -160,10 +172,10 @@ impl Device {
                 Some((Path::new(link, remote), packet.len()))
             }
             Successor::Confirming(connection) => {
-                let path = Path::new(connection.link?, connection.remote);
-                let len = heartbeat(connection, &mut self.requests, now, out, wanted, marks)?;
+                let path = connection.path()?;
+                let heartbeat = connection.take_heartbeat(now, wanted, || self.requests.fresh_id())?;
                 self.stats.heartbeats += 1;
-                Some((path, len))
+                Some((path, write_heartbeat(connection, out, heartbeat, marks)))
             }
             Successor::Due(_) => None,
         }
@@ -177,16 +189,13 @@ impl Device {
     }
 }
 
-/// A heartbeat, if one is due: what has been received and what the application has dealt with.
-fn heartbeat(
+/// A heartbeat: what has been received and what the application has dealt with.
+pub(super) fn write_heartbeat(
     connection: &mut Connection,
-    requests: &mut Requests,
-    now: Instant,
     out: &mut [u8],
-    wanted: Duration,
+    heartbeat: Heartbeat,
     (mark, position): (Serial, Serial),
-) -> Option<usize> {
-    let heartbeat = connection.take_heartbeat(now, wanted, || requests.fresh_id())?;
+) -> usize {
     let heartbeat = Heartbeat { mark, position, ..heartbeat };
-    Some(connection.write(out, None, Some(&heartbeat), 0))
+    connection.write(out, None, Some(&heartbeat), 0)
 }

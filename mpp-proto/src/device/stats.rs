@@ -48,6 +48,10 @@ pub struct DeviceStats {
     pub connects: u64,
     /// Heartbeats sent, repetitions included.
     pub heartbeats: u64,
+    /// Requests made by Web.
+    pub web_requests: u64,
+    /// Those that ended without anything authentic: cut, refused, or answered by somebody else.
+    pub web_failures: u64,
     /// The smoothed round-trip time, once measured.
     pub round_trip: Option<Duration>,
     /// Bytes of datagrams of which not all packets have come: at most 64 × (packet size − 43), which is 74,048 at 1200

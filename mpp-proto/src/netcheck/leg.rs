@@ -7,9 +7,9 @@ use core::num::NonZeroU16;
 use core::time::Duration;
 
 use super::report::{Answers, Destination, FamilyReport, Loss, RoundTrips, Udp};
-use crate::device::attempt::{Answered, Attempt};
+use crate::device::attempt::{Answered, Attempt, Origin};
 use crate::device::{Deadlines, Family};
-use crate::path::{Disposition, DropReason, LinkId};
+use crate::path::{Disposition, DropReason, LinkId, Path};
 use crate::random::Rng;
 use crate::stun::{BindingAnswer, BindingQuestion, Transaction};
 use crate::time::Instant;
@@ -218,12 +218,13 @@ impl Leg {
     }
 
     pub(super) fn receive(&mut self, now: Instant, remote: SocketAddr, payload: &mut [u8]) -> Took {
+        // Which socket it came to makes no difference to the exchange.
+        let from = Origin::Udp(Path::new(LinkId(0), remote));
         match &mut self.attempt {
-            Some(attempt) if attempt.recognizes(payload) => match attempt.handle_answer(now, remote, payload)
-            {
+            Some(attempt) if attempt.recognizes(payload) => match attempt.handle_answer(now, from, payload) {
                 Answered::Nothing => Took::Nothing(Disposition::Dropped(DropReason::Unauthentic)),
                 Answered::Deferred => Took::News,
-                Answered::Hint(code) => {
+                Answered::Hint(code, _) => {
                     self.hint = true;
                     Took::Hint(code)
                 }

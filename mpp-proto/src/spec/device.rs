@@ -29,12 +29,12 @@ fn times(start: Instant, packets: &[(Instant, Vec<u8>)]) -> Vec<u64> {
     packets.iter().map(|(at, _)| at.since(start).as_micros() as u64 / 1000).collect()
 }
 
-fn event(serial: u64, expiry: UnixTime, payload: &[u8]) -> EventRef<'_> {
+pub(super) fn event(serial: u64, expiry: UnixTime, payload: &[u8]) -> EventRef<'_> {
     EventRef { serial: Serial(serial), store: StoreId::INBOUND, expiry, key: None, payload }
 }
 
 /// A Notify after `told` with these events, up to the last of them.
-fn notify(told: u64, events: &[EventRef<'_>]) -> Vec<u8> {
+pub(super) fn notify(told: u64, events: &[EventRef<'_>]) -> Vec<u8> {
     let upto = events.last().unwrap().serial;
     let (changed, lost) = (StoreSet::EMPTY, StoreSet::EMPTY);
     let events = events.iter().copied();

@@ -1,5 +1,6 @@
 //! A service made by hand, and the device it talks to.
 
+use std::string::{String, ToString};
 use std::sync::Arc;
 use std::vec::Vec;
 
@@ -10,7 +11,7 @@ use core::time::Duration;
 use super::exchange::bytes_of;
 use super::stranger::{Opened, open, seal, ticket, unix};
 use crate::crypto::{AnswerKey, ConnectKey, ConnectionKeys, ErrorKey, Secret, StepOneDigest};
-use crate::device::{Device, DeviceConfig, DeviceEvent, LinkKind, LinkState};
+use crate::device::{Device, DeviceConfig, DeviceEvent, LinkKind, LinkState, WebRequestId};
 use crate::ids::{Epoch, RequestId, Rights, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, LinkId, Path};
 use crate::random::Seed;
@@ -44,6 +45,21 @@ pub(super) struct Host {
     pub(super) lost: StoreSet,
     pub(super) epoch: Epoch,
     pub(super) refresh_after: Duration,
+    /// Whether there is a Web client, once the device has asked for one.
+    pub(super) has_web: bool,
+    web: Option<LinkId>,
+    /// The Web requests that the device has made.
+    pub(super) posts: Vec<Asked>,
+}
+
+/// A Web request.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) at: Instant,
+    pub(super) id: WebRequestId,
+    pub(super) base: String,
+    pub(super) wait: Option<Duration>,
+    pub(super) packet: Vec<u8>,
 }
 
 /// The service's side of a connection beside the one in use.
@@ -86,6 +102,9 @@ impl Host {
             lost: StoreSet::EMPTY,
             epoch: EPOCH,
             refresh_after: Duration::from_secs(86_400),
+            has_web: false,
+            web: None,
+            posts: Vec::new(),
         }
     }
 
@@ -121,15 +140,40 @@ impl Host {
             let events: Vec<_> = core::iter::from_fn(|| self.device.poll_event()).collect();
             let mut idle = events.is_empty();
             for event in events {
-                if let DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } = event {
-                    self.link = link;
-                    self.device.handle_link(self.now, link, LinkState::Open { local: service() });
+                match event {
+                    DeviceEvent::OpenLink { link, kind: LinkKind::Udp(_) } => {
+                        self.link = link;
+                        self.device.handle_link(self.now, link, LinkState::Open { local: service() });
+                    }
+                    DeviceEvent::OpenLink { link, kind: LinkKind::Web } if self.has_web => {
+                        self.web = Some(link);
+                        self.device.handle_link(self.now, link, LinkState::Open { local: service() });
+                    }
+                    DeviceEvent::OpenLink { link, .. } => {
+                        self.device.handle_link(self.now, link, LinkState::Failed);
+                    }
+                    DeviceEvent::CloseLink(link) => {
+                        self.web.take_if(|web| *web == link);
+                    }
+                    _ => {}
                 }
                 self.events.push(event);
             }
             while let Some(t) = self.device.poll_transmit(self.now, &mut buffer, NonZeroUsize::MIN) {
                 idle = false;
                 out.push(buffer[..t.len].to_vec());
+            }
+            while let Some(post) = self.device.poll_web(self.now, &mut buffer) {
+                assert!(self.web.is_some(), "there is no Web client");
+                idle = false;
+                let (at, packet) = (self.now, buffer[..post.len].to_vec());
+                self.posts.push(Asked {
+                    at,
+                    id: post.id,
+                    base: post.base.to_string(),
+                    wait: post.wait,
+                    packet,
+                });
             }
             if idle {
                 return out;
@@ -201,6 +245,12 @@ impl Host {
 
     /// Answers step 1 with ResponderComplete.
     pub(super) fn answer(&mut self, step1: &[u8]) -> Disposition {
+        let packet = self.answer_to(step1);
+        self.put(&packet)
+    }
+
+    /// The ResponderComplete that answers a step 1: its keys are those of the connection from now on.
+    pub(super) fn answer_to(&mut self, step1: &[u8]) -> Vec<u8> {
         let read = Step1::parse(step1).unwrap();
         let mut sealed = step1[read.clear.len()..].to_vec();
         let plain = ConnectKey::new(&self.secret, read.clear).open(read.clear, &mut sealed).unwrap();
@@ -234,7 +284,7 @@ impl Host {
         key.seal(&clear, &mut packet[clear.len()..]);
         self.keys = Some(key.connection_keys());
         self.number = 0;
-        self.put(&packet)
+        packet
     }
 
     /// Connects the device: exchange, Heartbeat, Status.
@@ -255,6 +305,13 @@ impl Host {
 
     /// Answers a Heartbeat.
     pub(super) fn status(&mut self, heartbeat: &[u8]) {
+        let message = self.status_to(heartbeat);
+        let header = self.header();
+        self.send(&header, &[], &message);
+    }
+
+    /// The Status that answers a Heartbeat.
+    pub(super) fn status_to(&self, heartbeat: &[u8]) -> Vec<u8> {
         let request = self.request(heartbeat);
         assert!(request.is_some(), "{:?}", self.open(heartbeat));
         let status = Status {
@@ -266,8 +323,7 @@ impl Host {
             unheard: 0,
             lease: None,
         };
-        let header = self.header();
-        self.send(&header, &[], &bytes_of(&status));
+        bytes_of(&status)
     }
 
     pub(super) fn header(&mut self) -> Header {

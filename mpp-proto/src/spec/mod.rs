@@ -5,6 +5,7 @@ mod bytes;
 mod device;
 mod examples;
 mod exchange;
+mod fallback;
 mod host;
 mod limits;
 mod packets;
