@@ -54,6 +54,7 @@ impl Device {
             *successor = Successor::Attempting(attempt);
         }
         self.open_links();
+        self.open_web(now);
     }
 
     /// `beside`: the connection that goes on meanwhile, and its address if it goes by UDP.

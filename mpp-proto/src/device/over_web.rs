@@ -1,7 +1,7 @@
 //! How a device's packets go by Web, and how it changes over to the other transport (SPEC.md, "The Web Service
 //! transport: the device").
 
-use super::attempt::Origin;
+use super::attempt::{Attempt, Origin};
 use super::connection::{Connection, MAX_INTERVAL, MIN_INTERVAL};
 use super::event::{ConnectionState, DeviceEvent, LinkKind};
 use super::exchange::Legs;
@@ -292,9 +292,15 @@ impl Device {
             {
                 attempt.turn_to_web(now);
             }
-            if attempt.web_starts_at().is_some_and(|at| at <= now) && !self.web.refused {
-                self.ask_link(LinkKind::Web);
-            }
+        }
+        self.open_web(now);
+    }
+
+    /// Asks for a Web client if the attempt that runs needs it now.
+    pub(super) fn open_web(&mut self, now: Instant) {
+        let starts_at = self.phase.attempt().and_then(Attempt::web_starts_at);
+        if starts_at.is_some_and(|at| at <= now) && !self.web.refused {
+            self.ask_link(LinkKind::Web);
         }
     }
 
