@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use mpp_tokio::ClientEvent;
 use mpp_tokio::proto::{
-    Code, Connected, ConnectionState, DisconnectReason, Notification, NotificationKind, StoreId, StoreSet,
-    Ticket,
+    Code, Connected, ConnectionState, DisconnectReason, IntervalReason, Notification, NotificationKind,
+    StoreId, StoreSet, Ticket,
 };
 use serde_json::{Value, json};
 
@@ -117,6 +117,9 @@ fn event_line(event: &ClientEvent) -> Option<String> {
             format!("disconnected: {}; next attempt in {}", why(*reason), duration(*retry_in))
         }
         ClientEvent::ObservedEndpoint(address) => format!("seen from {address}"),
+        ClientEvent::Interval { interval, reason } => {
+            format!("a heartbeat every {}: {}", duration(*interval), why_so_often(*reason).0)
+        }
         ClientEvent::TicketRenewed { .. } => "the service has renewed the ticket".to_owned(),
         ClientEvent::RenewTicket { code } => {
             format!("the service does not take the ticket any more ({code}): get a new one with 'mpp ticket'")
@@ -127,6 +130,18 @@ fn event_line(event: &ClientEvent) -> Option<String> {
         // Said by the other events, with more.
         _ => return None,
     })
+}
+
+/// Why a heartbeat is sent as often as it is: for people, and in one word.
+fn why_so_often(reason: IntervalReason) -> (&'static str, &'static str) {
+    match reason {
+        IntervalReason::Learned => ("this network remembers a silent socket for longer", "learned"),
+        IntervalReason::Missed => ("the service could not reach this device for a while", "missed"),
+        IntervalReason::Forgetful => ("this network forgets a silent socket soon", "forgetful"),
+        IntervalReason::Service => ("the service grants no other", "service"),
+        IntervalReason::Fixed => ("as configured", "fixed"),
+        _ => ("nothing longer is known to be safe here", "safe"),
+    }
 }
 
 fn connected_line(c: &Connected) -> String {
@@ -156,6 +171,11 @@ fn event_json(event: &ClientEvent) -> Option<Value> {
         ClientEvent::ObservedEndpoint(address) => {
             json!({ "type": "observed", "observed": address.to_string() })
         }
+        ClientEvent::Interval { interval, reason } => json!({
+            "type": "interval",
+            "interval_ms": micros(*interval) / 1000,
+            "reason": why_so_often(*reason).1,
+        }),
         ClientEvent::RenewTicket { code } => json!({ "type": "renew-ticket", "code": code.number() }),
         ClientEvent::KeysRenewed(c) => {
             json!({ "type": "keys-renewed", "forward_secret": c.forward_secret, "newest": c.newest.0 })
@@ -232,6 +252,13 @@ mod tests {
         assert_eq!(
             event_json(&ClientEvent::TicketRenewed { expiry }).unwrap().to_string(),
             r#"{"expires_ms":1000,"type":"ticket-renewed"}"#
+        );
+        let interval =
+            ClientEvent::Interval { interval: Duration::from_secs(99), reason: IntervalReason::Learned };
+        assert!(event_line(&interval).unwrap().contains("99"));
+        assert_eq!(
+            event_json(&interval).unwrap().to_string(),
+            r#"{"interval_ms":99000,"reason":"learned","type":"interval"}"#
         );
         assert_eq!(event_line(&ClientEvent::State(ConnectionState::Connected)), None);
     }

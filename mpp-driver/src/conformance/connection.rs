@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use mpp_proto::{CloseReason, ConnectionState, DisconnectReason, Endpoint, ServiceEvent};
+use mpp_proto::{
+    CloseReason, ConnectionState, DisconnectReason, Endpoint, MappingEnd, MappingProgress, NetworkId,
+    ServiceEvent,
+};
 
 use super::{ALICE, Kit, Proxy, World, device_id, now, number, numbered, ticket, ticket_until};
 use crate::{Advice, Client, ClientEvent, ConnectError};
@@ -91,6 +94,39 @@ pub async fn a_client_moves_to_another_network<K: Kit>(w: World<K>) {
         service.devices(ALICE).iter().any(|d| Some(d.path.remote) == client.observed_endpoint())
     })
     .await;
+    service.publish(ALICE, numbered(1)).unwrap();
+    assert_eq!(number(&w.next_event(&client).await.1), 1);
+}
+
+/// What takes half a minute at least is only begun here: the socket, the questions, the silence, and the end of it.
+pub async fn a_client_finds_out_on_a_second_socket_how_long_it_is_remembered<K: Kit>(w: World<K>) {
+    let (service, address) = w.service();
+    let client = w.connect(1, address).await;
+    let mut events = client.events();
+    let observed = client.observed_endpoint();
+    client.measure_mapping().unwrap();
+    assert!(client.keepalive().measuring);
+    w.until(10, "the probe to wait at the service", || service.stats().core.probes_waiting == 1).await;
+    let report = client.keepalive();
+    assert_eq!((report.trying, report.interval), (Some(Duration::from_secs(25)), Duration::from_secs(25)));
+    assert_eq!((report.proven, report.disproven, report.misses), (None, None, 0));
+    assert_eq!(client.observed_endpoint(), observed, "it moves nothing");
+    client.network_changed(Some(NetworkId([1; 16])));
+    let mut progress = Vec::new();
+    w.within(10, "the end", async {
+        while progress.last() != Some(&MappingProgress::Ended(MappingEnd::Interrupted)) {
+            if let Some(ClientEvent::Mapping(next)) = events.next().await {
+                progress.push(next);
+            }
+        }
+    })
+    .await;
+    assert!(
+        matches!(progress[..], [MappingProgress::Trying { .. }, MappingProgress::Ended(_)]),
+        "{progress:?}"
+    );
+    assert_eq!(client.keepalive().network, Some(NetworkId([1; 16])));
+    // It goes on, on the other network.
     service.publish(ALICE, numbered(1)).unwrap();
     assert_eq!(number(&w.next_event(&client).await.1), 1);
 }

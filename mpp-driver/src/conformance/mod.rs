@@ -72,6 +72,7 @@ macro_rules! conformance {
             a_client_looks_at_its_network
             a_look_at_the_network_can_be_given_up_and_begun_anew
             a_client_moves_to_another_network
+            a_client_finds_out_on_a_second_socket_how_long_it_is_remembered
             a_network_that_goes_away_and_comes_back
             an_address_translator_that_forgets
             names_are_looked_up_and_unknown_ones_tried_again

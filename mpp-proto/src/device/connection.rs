@@ -545,6 +545,13 @@ impl Connection {
         self.urgent = true;
     }
 
+    /// Makes the next heartbeat due by then.
+    pub(super) fn beat_by(&mut self, by: Instant) {
+        if let Beat::Due(at) = &mut self.heartbeat {
+            *at = (*at).min(by);
+        }
+    }
+
     /// Whether a heartbeat has stayed without an answer for longer than the first patience.
     pub(super) fn is_unanswered(&self) -> bool {
         matches!(self.heartbeat, Beat::Waiting { sendings: 2.., .. })

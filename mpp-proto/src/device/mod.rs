@@ -199,7 +199,7 @@ impl Device {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handled = self.handled.max(now);
         self.tend(now);
-        self.tell_interval();
+        self.tell_interval(now);
     }
 
     /// Answers [`DeviceEvent::OpenLink`], or says that a link is gone.

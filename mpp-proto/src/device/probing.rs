@@ -320,12 +320,18 @@ impl Device {
         (granted, if granted == wanted { reason } else { IntervalReason::Service })
     }
 
-    /// Tells the host if the interval, or the reason for it, is another one than it knows.
-    pub(super) fn tell_interval(&mut self) {
+    /// Tells the host if the interval, or the reason for it, is another one than it knows. A shorter one holds at once.
+    pub(super) fn tell_interval(&mut self, now: Instant) {
         let (interval, reason) = self.interval();
-        if self.told_interval != (interval, reason) {
-            self.told_interval = (interval, reason);
-            self.push(DeviceEvent::Interval { interval, reason });
+        if self.told_interval == (interval, reason) {
+            return;
         }
+        if interval < self.told_interval.0
+            && let Phase::Connected { connection, .. } = &mut self.phase
+        {
+            connection.beat_by(now + self.rng.fraction(900, 1000, interval));
+        }
+        self.told_interval = (interval, reason);
+        self.push(DeviceEvent::Interval { interval, reason });
     }
 }

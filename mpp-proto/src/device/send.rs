@@ -74,7 +74,7 @@ impl Device {
             }
             if let Some(silence) = unanswered.filter(|_| confirmed) {
                 self.missed(now, silence);
-                self.tell_interval();
+                self.tell_interval(now);
             }
             return Some((path, len));
         }

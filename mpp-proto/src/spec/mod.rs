@@ -12,6 +12,7 @@ mod packets;
 mod paths;
 mod probes;
 mod renewal;
+mod requests;
 mod requirements;
 mod service;
 mod stranger;

@@ -13,8 +13,8 @@ use crate::channel::Event;
 use crate::ids::{RequestId, Serial, StoreId};
 use crate::service::{Rate, RefusalReason};
 use crate::wire::{
-    Ack, Close, Code, Emit, EndpointRequest, Header, Heartbeat, Message, PacketExtension, ProbeRequest,
-    SERVICE_IDENTIFIER,
+    Ack, Close, Code, EndpointRequest, Header, Heartbeat, Message, PacketExtension, ProbeRequest,
+    SERVICE_IDENTIFIER, emit_plaintext_head,
 };
 
 const PROBE_ANSWER: u8 = 14;
@@ -30,10 +30,17 @@ fn aside() -> SocketAddr {
 
 impl Stranger {
     /// A message from another socket of the device: the size of the packet.
-    fn aside(&mut self, world: &mut World, source: SocketAddr, message: &impl Emit, padding: usize) -> usize {
+    pub(super) fn aside(
+        &mut self,
+        world: &mut World,
+        source: SocketAddr,
+        message: &[u8],
+        padding: usize,
+    ) -> usize {
         let header = self.header();
-        let message = bytes_of(message);
-        let mut plaintext = [&[0xff, message.len() as u8][..], &message].concat();
+        let mut plaintext = Vec::new();
+        emit_plaintext_head(&mut plaintext, &[], message.len());
+        plaintext.extend_from_slice(message);
         plaintext.resize(plaintext.len() + padding, 0);
         let packet = seal_plaintext(&self.keys, &self.identifiers[0].0, &header, &plaintext);
         let _ = world.put(source, &packet);
@@ -41,8 +48,8 @@ impl Stranger {
     }
 
     /// What shows that this socket is the device's, if there are probes.
-    fn echo(&mut self, world: &mut World, source: SocketAddr) -> Option<[u8; 16]> {
-        self.aside(world, source, &EndpointRequest { request: RequestId(500) }, 40);
+    pub(super) fn echo(&mut self, world: &mut World, source: SocketAddr) -> Option<[u8; 16]> {
+        self.aside(world, source, &bytes_of(&EndpointRequest { request: RequestId(500) }), 40);
         let answers = world.take();
         let opened: Vec<_> = answers.iter().filter_map(|(to, p)| Some((*to, self.open(p)?))).collect();
         let (to, answer) = &opened[0];
@@ -55,13 +62,13 @@ impl Stranger {
 
     /// A packet from another socket, whatever comes of it.
     fn echo_among(&mut self, world: &mut World) {
-        self.aside(world, aside(), &EndpointRequest { request: RequestId(500) }, 40);
+        self.aside(world, aside(), &bytes_of(&EndpointRequest { request: RequestId(500) }), 40);
         world.take();
     }
 
     fn probe(&mut self, world: &mut World, source: SocketAddr, seconds: u64, echo: [u8; 16]) -> usize {
         let request = RequestId(600 + u32::try_from(seconds).unwrap());
-        self.aside(world, source, &ProbeRequest { request, silence: secs(seconds), echo }, 0)
+        self.aside(world, source, &bytes_of(&ProbeRequest { request, silence: secs(seconds), echo }), 0)
     }
 
     /// The code of the Failure among these packets, and where it went.

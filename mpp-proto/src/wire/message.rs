@@ -313,6 +313,8 @@ impl<'a> Message<'a> {
             }),
             ty::TICKET_REQUEST => Self::TicketRequest(TicketRequest::from_fields(&f)?),
             ty::TICKET_RESPONSE => Self::TicketResponse(TicketResponse::from_fields(&f)?),
+            // Of an exchange, where they are sealed in other packets.
+            ty::CONNECT | ty::CONNECT_RESPONSE => return Err(Malformed),
             _ => Self::Unknown { request: f.request },
         })
     }

@@ -229,6 +229,18 @@ operations! {
         /// 1: it is told.
         told,
     }
+    /// A NAT box forgets after another time from now on.
+    Mood = "mood" {
+        /// The number of the box, counted from 1.
+        nat,
+        /// Seconds; at least 2.
+        lifetime,
+    }
+    /// A device measures how long its network remembers it.
+    Measure = "measure" {
+        /// Which.
+        device,
+    }
     /// A NAT box is switched off and on.
     Reboot = "reboot" {
         /// The number of the box, counted from 1.

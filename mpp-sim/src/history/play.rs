@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mpp_proto::{
-    Acknowledgement, CollapseKey, DeviceConfig, MAX_PAYLOAD, StoreId, StoreSet, UnixTime, Urgency,
+    Acknowledgement, CollapseKey, Device, DeviceConfig, MAX_PAYLOAD, NetworkId, StoreId, StoreSet, UnixTime,
+    Urgency,
 };
 
 use super::Operation;
@@ -176,7 +177,20 @@ impl Played {
                     None => self.world.put_outside(device),
                 }
                 if told != 0 && alive(self, device) {
-                    self.world.with_device(device, |d, now| d.handle_network_change(now, None));
+                    // Outside no network has a name, so what is learned there is forgotten.
+                    let network = self.nat(to).map(|_| NetworkId(u128::from(to).to_be_bytes()));
+                    self.world.with_device(device, |d, now| d.handle_network_change(now, network));
+                }
+            }
+            Operation::Mood { nat, lifetime } => {
+                let lifetime = Lifetime::Fixed(Duration::from_secs(lifetime.clamp(2, 100_000)));
+                self.world.set_nat_lifetime(self.nat(nat)?, lifetime);
+            }
+            Operation::Measure { device } => {
+                let device = self.device(device)?;
+                if alive(self, device) {
+                    // One that was closed measures nothing.
+                    let _ = self.world.with_device(device, Device::measure_mapping);
                 }
             }
             Operation::Reboot { nat, address } => self.world.reboot_nat(self.nat(nat)?, address != 0),

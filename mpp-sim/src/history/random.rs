@@ -38,7 +38,9 @@ fn step(rng: &mut Rng, devices: u64, boxes: u64, calm: bool, out: &mut Vec<Opera
     let device = rng.below(devices);
     let next = match rng.below(1000) {
         0..420 => post(rng),
-        420..440 => {
+        420..422 => Operation::Measure { device },
+        422..424 => Operation::Mood { nat: rng.between(1, boxes.max(1)), lifetime: rng.between(10, 600) },
+        424..440 => {
             out.extend((0..39).map(|_| post(rng)));
             post(rng)
         }

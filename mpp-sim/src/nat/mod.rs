@@ -332,6 +332,11 @@ impl Nat {
         self.len(now) == 0
     }
 
+    /// It changes its mind: packets from now on count for so long.
+    pub fn set_lifetime(&mut self, lifetime: Lifetime) {
+        self.config.lifetime = lifetime;
+    }
+
     /// It is switched off and on: every mapping is gone. `external`: its provider gives it another address.
     pub fn reboot(&mut self, external: Option<IpAddr>) {
         self.mappings.clear();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use mpp_proto::Instant;
 
 use super::{DeviceHandle, World};
-use crate::nat::{Nat, NatConfig, NatStats};
+use crate::nat::{Lifetime, Nat, NatConfig, NatStats};
 
 /// A NAT box of a [`World`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -158,6 +158,11 @@ impl World {
             self.boxes.by_address.insert(address, nat);
         }
         node.nat.reboot(address);
+    }
+
+    /// A NAT box changes its mind about how long it remembers: packets from now on count for so long.
+    pub fn set_nat_lifetime(&mut self, nat: NatHandle, lifetime: Lifetime) {
+        self.boxes.nodes[nat.0 as usize].nat.set_lifetime(lifetime);
     }
 
     /// A NAT box: its address, its mappings.

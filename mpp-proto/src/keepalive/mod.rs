@@ -1,6 +1,9 @@
 //! How rarely a device may speak (SPEC.md, "Learned keepalive"): what is known of how long each network remembers a
 //! socket that is silent, what is worth trying next, and what follows from a miss. It knows no packets.
 
+#[cfg(test)]
+mod tests;
+
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -94,9 +97,8 @@ impl Learned {
     fn remembered(&mut self, silence: Duration) {
         self.proven = if self.doubted { silence } else { self.proven.max(silence) };
         self.doubted = false;
-        self.failures = 0;
         if self.disproven <= self.proven {
-            self.disproven = Duration::ZERO;
+            (self.disproven, self.failures) = (Duration::ZERO, 0);
         }
     }
 
@@ -304,9 +306,15 @@ impl Keepalive {
     pub(crate) fn remembered(&mut self, now: Instant, silence: Duration) -> bool {
         (self.lost_once, self.troubles) = (false, 0);
         self.here.remembered(silence);
-        // After a miss what is longer waits for the next time.
-        let wait = if self.here.misses == 0 { Duration::ZERO } else { doubled(HOLD, self.here.misses) };
-        self.not_before = now + wait;
+        // After a miss what is longer waits for the next time, and so does what has just been too long.
+        let Learned { misses, disproven, .. } = self.here;
+        let after_miss = if misses == 0 { Duration::ZERO } else { doubled(HOLD, misses) };
+        let again = !disproven.is_zero() && self.target().is_none_or(|step| step >= disproven);
+        if again {
+            self.here.failures = self.here.failures.max(1);
+        }
+        let after_failure = if again { doubled(RETRY, self.here.failures) } else { Duration::ZERO };
+        self.not_before = now + after_miss.max(after_failure);
         if let Some(found) = &mut self.measuring {
             found.remembered(silence);
         }

@@ -1,0 +1,212 @@
+use std::vec;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NETWORK: NetworkId = NetworkId([1; 16]);
+const START: Instant = Instant::from_micros(1_000_000);
+
+fn limits(shortest: u64) -> Limits {
+    Limits { safe: secs(25), shortest: secs(shortest), learn: true }
+}
+
+fn keepalive() -> Keepalive {
+    Keepalive::new(limits(25), START, Some(NETWORK), Vec::new())
+}
+
+/// What is tried until nothing is due, in a network that remembers so long.
+fn learn(keepalive: &mut Keepalive, now: &mut Instant, lives: Duration) -> Vec<u64> {
+    let mut tried = Vec::new();
+    while let Some(silence) = keepalive.begin(*now) {
+        tried.push(silence.as_secs());
+        *now = *now + silence;
+        if silence < lives {
+            keepalive.remembered(*now, silence);
+        } else {
+            keepalive.forgotten(*now, silence);
+        }
+    }
+    tried
+}
+
+#[test]
+fn the_ladder_is_climbed_and_what_is_forgotten_is_tried_twice() {
+    for (shortest, lives, tried, interval) in [
+        (25, 300, vec![25, 55, 110, 240], 216),
+        (25, 120, vec![25, 55, 110, 240, 240], 99),
+        (25, 20, vec![25, 25], 25),
+        (5, 20, vec![25, 25, 12], 10),
+        (5, 8, vec![25, 25, 12, 12, 6], 5),
+        (5, 4, vec![25, 25, 12, 12, 6, 6], 5),
+    ] {
+        let mut keepalive = Keepalive::new(limits(shortest), START, None, Vec::new());
+        let mut now = START;
+        assert_eq!(keepalive.begin(now), None, "not at once");
+        now = now + SETTLED;
+        assert_eq!(learn(&mut keepalive, &mut now, secs(lives)), tried);
+        assert_eq!(keepalive.interval().as_secs(), interval, "{lives}");
+    }
+}
+
+#[test]
+fn waits_double_and_end_after_a_day() {
+    let mut keepalive = keepalive();
+    let mut now = START + SETTLED;
+    learn(&mut keepalive, &mut now, secs(120));
+    for hours in [1, 2, 4, 8, 16, 24, 24] {
+        let due = keepalive.due_at().unwrap();
+        assert_eq!(due, now + secs(hours * 3600));
+        now = due;
+        assert_eq!(learn(&mut keepalive, &mut now, secs(120)), [240, 240]);
+    }
+    // It remembers longer now.
+    now = keepalive.due_at().unwrap();
+    assert_eq!(learn(&mut keepalive, &mut now, secs(300)), [240]);
+    assert_eq!((keepalive.due_at(), keepalive.interval()), (None, secs(216)));
+    for (minutes, tried) in
+        [(10, vec![110]), (20, vec![110]), (40, vec![110]), (80, vec![110]), (160, vec![110])]
+    {
+        assert!(keepalive.missed(now, secs(200)) || keepalive.missed(now, secs(100)));
+        assert_eq!((keepalive.interval(), keepalive.reason()), (secs(25), IntervalReason::Missed));
+        assert_eq!(keepalive.due_at(), Some(now + secs(minutes * 60)));
+        now = now + secs(minutes * 60);
+        let silence = keepalive.begin(now).unwrap();
+        if minutes == 10 {
+            assert_eq!(vec![silence.as_secs()], tried, "half of 240, or less");
+        }
+        now = now + silence;
+        keepalive.remembered(now, secs(110));
+    }
+    // A miss a day ago does not count.
+    now = now + LONGEST;
+    assert!(keepalive.missed(now, secs(80)));
+    assert_eq!(keepalive.due_at(), Some(now + secs(600)));
+}
+
+#[test]
+fn a_miss_after_a_longer_silence_than_was_shown_contradicts_nothing() {
+    let mut keepalive = keepalive();
+    let mut now = START + SETTLED;
+    learn(&mut keepalive, &mut now, secs(120));
+    assert!(!keepalive.missed(now, secs(3600)), "a machine that slept");
+    assert_eq!((keepalive.interval(), keepalive.misses), (secs(99), 1));
+    assert!(keepalive.missed(now, secs(99)));
+    assert_eq!((keepalive.interval(), keepalive.misses), (secs(25), 2));
+}
+
+#[test]
+fn eight_networks_are_remembered_the_last_ones() {
+    let mut keepalive = keepalive();
+    let mut now = START;
+    for n in 1..=20 {
+        keepalive.moved(now, Some(NetworkId([n; 16])));
+        now = now + LONGEST;
+        learn(&mut keepalive, &mut now, secs(if n % 2 == 0 { 120 } else { 300 }));
+    }
+    let names: Vec<u8> = keepalive.learned().map(|(network, _)| network.0[0]).collect();
+    assert_eq!(names, [20, 19, 18, 17, 16, 15, 14, 13]);
+    keepalive.moved(now, Some(NetworkId([15; 16])));
+    assert_eq!(keepalive.interval(), secs(216));
+    keepalive.moved(now, Some(NetworkId([1; 16])));
+    assert_eq!(keepalive.interval(), secs(25), "forgotten");
+    assert_eq!(keepalive.learned().count(), 7, "of the present one nothing is known yet");
+}
+
+#[test]
+fn what_is_in_doubt_is_still_in_doubt_after_a_restart() {
+    let mut before = keepalive();
+    let mut now = START + SETTLED;
+    learn(&mut before, &mut now, secs(300));
+    assert!(before.missed(now, secs(216)));
+    let learned: Vec<_> = before.learned().collect();
+    let mut keepalive = Keepalive::new(limits(25), now, Some(NETWORK), learned);
+    keepalive.connected(now);
+    assert_eq!((keepalive.interval(), keepalive.reason()), (secs(25), IntervalReason::Missed));
+    assert_eq!(keepalive.due_at(), Some(now + secs(600)));
+}
+
+/// What can happen to it.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Wait(u64),
+    /// Begin, if something is due, and end that way.
+    Try(u8),
+    Miss(u64),
+    Move(u8),
+    Connect,
+    Measure,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (0..20_000u64).prop_map(Act::Wait),
+        8 => (0..6u8).prop_map(Act::Try),
+        2 => (0..300u64).prop_map(Act::Miss),
+        1 => (0..4u8).prop_map(Act::Move),
+        1 => Just(Act::Connect),
+        1 => Just(Act::Measure),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: intervals lie within what the host allows, none is longer than what was shown since the last
+    /// miss, tries are few, and where there is something due there is something to try.
+    #[test]
+    fn whatever_happens(acts in proptest::collection::vec(act(), 0..200), shortest in 5..=25u64) {
+        let mut keepalive = Keepalive::new(limits(shortest), START, Some(NETWORK), Vec::new());
+        let mut now = START;
+        let mut tries = Vec::new();
+        let mut shown = Duration::ZERO;
+        let mut safe_until = START;
+        for act in acts {
+            match act {
+                Act::Wait(seconds) => now = now + secs(seconds),
+                Act::Miss(silence) => {
+                    let proven = keepalive.here.proven;
+                    prop_assert_eq!(keepalive.missed(now, secs(silence)), secs(silence) <= proven && proven > Duration::ZERO || silence == 0);
+                    if secs(silence) <= proven {
+                        shown = Duration::ZERO;
+                        safe_until = now + secs(600);
+                    }
+                }
+                Act::Move(network) => {
+                    keepalive.moved(now, Some(NetworkId([network; 16])));
+                    prop_assume!(!keepalive.is_measuring() || keepalive.end_measuring());
+                    shown = LONGEST_SILENCE;
+                    safe_until = START;
+                }
+                Act::Connect => keepalive.connected(now),
+                Act::Measure => keepalive.measure(),
+                Act::Try(end) => {
+                    let measuring = keepalive.is_measuring();
+                    let due = keepalive.due_at().is_some_and(|at| at <= now);
+                    let silence = keepalive.begin(now);
+                    prop_assert_eq!(due, silence.is_some());
+                    let Some(silence) = silence else { continue };
+                    if !measuring {
+                        tries.push(now);
+                    } else {
+                        safe_until = START;
+                    }
+                    now = now + silence;
+                    match end {
+                        0 => { keepalive.inconclusive(now, secs(0)); }
+                        1 => { keepalive.refused(silence); }
+                        2 | 3 => { keepalive.forgotten(now, silence); }
+                        _ => {
+                            keepalive.remembered(now, silence);
+                            shown = shown.max(silence);
+                        }
+                    }
+                }
+            }
+            let interval = keepalive.interval();
+            prop_assert!(interval >= secs(shortest) && interval <= secs(216), "{interval:?}");
+            prop_assert!(interval <= secs(25) || interval <= shown * 9 / 10, "{interval:?}, shown {shown:?}");
+            prop_assert!(now >= safe_until || interval <= secs(25), "{interval:?} right after a miss");
+            let hour = tries.iter().filter(|at| now.since(**at) < secs(3600)).count();
+            prop_assert!(hour <= 14, "{hour} tries in an hour");
+        }
+    }
+}
