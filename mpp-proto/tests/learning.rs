@@ -53,6 +53,10 @@ struct Net {
     no_probe_socket: bool,
     /// So many packets to the socket of the probes are lost.
     lose_to_probes: usize,
+    /// What is for the socket of the probes comes to the connection's.
+    divert: bool,
+    /// Nothing gets through over the connection's socket.
+    cut: bool,
 }
 
 impl Net {
@@ -95,6 +99,8 @@ impl Net {
             notified: Vec::new(),
             no_probe_socket: false,
             lose_to_probes: 0,
+            divert: false,
+            cut: false,
         }
     }
 
@@ -168,7 +174,8 @@ impl Net {
                 let link = t.path.link;
                 self.sent.push((self.now, self.sockets[&link], t.len));
                 let port = self.outbound(link);
-                if !self.is_lost() {
+                let cut = self.cut && matches!(self.sockets[&link], LinkKind::Udp(_));
+                if !self.is_lost() && !cut {
                     self.wire.push((self.now + LATENCY, Some(port), link, buffer[..t.len].to_vec()));
                 }
             }
@@ -186,6 +193,10 @@ impl Net {
                             self.lose_to_probes -= 1;
                             lost = true;
                         }
+                        lost |= self.cut && !is_probe;
+                        let own = self.sockets.iter().find(|(_, kind)| matches!(kind, LinkKind::Udp(_)));
+                        let own = own.map(|(link, _)| *link);
+                        let known = if is_probe && self.divert { own } else { known };
                         if let Some(link) = known.filter(|_| !lost) {
                             self.wire.push((self.now + LATENCY, None, link, packet.to_vec()));
                         }
@@ -346,6 +357,32 @@ fn an_answer_that_is_lost_is_no_verdict() {
     assert!(net.mapping().contains(&MappingProgress::Remembered { silence: secs(110) }));
     net.run(secs(400));
     assert_eq!(net.interval(), (216_000, IntervalReason::Learned));
+}
+
+#[test]
+fn a_copy_of_an_answer_to_another_socket_proves_nothing() {
+    let mut net = Net::new(secs(10), config(25));
+    net.device.measure_mapping(net.now).unwrap();
+    // The box has forgotten the socket; somebody brings what was sent to it to the one that it knows.
+    net.run(secs(10));
+    (net.divert, net.lifetime) = (true, secs(3600));
+    net.mappings.values_mut().for_each(|m| m.until = net.now + secs(3600));
+    net.run(secs(30));
+    assert!(net.mapping().contains(&MappingProgress::Again { silence: secs(25) }), "{:?}", net.mapping());
+    assert_eq!(net.device.keepalive().proven, None);
+}
+
+/// The answer of a probe comes while the connection's heartbeats get none.
+#[test]
+fn a_connection_that_is_dead_is_not_kept_by_its_probes() {
+    let mut net = Net::new(secs(3600), config(25));
+    net.device.measure_mapping(net.now).unwrap();
+    net.run(secs(5));
+    net.cut = true;
+    net.run(secs(33));
+    assert!(net.mapping().contains(&MappingProgress::Remembered { silence: secs(25) }));
+    let ended = net.events.iter().any(|(_, event)| matches!(event, DeviceEvent::Disconnected { .. }));
+    assert!(ended, "{:?}", net.events);
 }
 
 // SPEC: R-missed
