@@ -380,6 +380,8 @@ impl Keepalive {
         }
         self.missed_at = Some(now);
         self.here.halve();
+        // What a measurement has found so far was found before.
+        self.measuring = self.measuring.map(|_| Learned::default());
         self.lost_once = false;
         self.not_before = now + doubled(HOLD, self.here.misses);
         true

@@ -85,6 +85,21 @@ fn waits_double_and_end_after_a_day() {
 }
 
 #[test]
+fn a_measurement_begins_anew_after_a_miss() {
+    let mut keepalive = keepalive();
+    let mut now = START + SETTLED;
+    learn(&mut keepalive, &mut now, secs(300));
+    keepalive.measure();
+    for silence in [25, 55] {
+        assert_eq!(keepalive.begin(now), Some(secs(silence)));
+        keepalive.remembered(now, secs(silence));
+    }
+    assert!(keepalive.missed(now, secs(200)));
+    assert_eq!(keepalive.begin(now), Some(secs(25)));
+    assert_eq!(keepalive.interval(), secs(25));
+}
+
+#[test]
 fn a_miss_after_a_longer_silence_than_was_shown_contradicts_nothing() {
     let mut keepalive = keepalive();
     let mut now = START + SETTLED;
