@@ -165,9 +165,14 @@ pub(crate) struct EndpointArgs {
 /// `mpp netcheck`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What is not known is called unknown, and never guessed. A mapping is called what RFC 4787 calls it; to tell more than
-one kind takes a second address or port of the service ('mpp serve' opens port 15098 for that).
-A device that is connected with the same ticket is not disturbed.")]
+What is not known is called unknown, and never guessed. A mapping is called what RFC 4787 calls it; to know more of
+it takes a second address or port of the service ('mpp serve' opens port 15098 for that).
+
+How long the network remembers a silent socket is measured by being silent, for 25, 55, 110 and 240 seconds, twice
+if that was too long: up to twelve minutes in all. Ctrl-C ends it, and what is known by then is reported; --up-to 0
+leaves it out, and the rest takes a few seconds. It needs a connection, which would displace a device that is
+connected with the same ticket: if there is one, this is left out, unless --take-over says otherwise. The rest
+disturbs nobody. Meanwhile the device counts as connected; no events are lost to it.")]
 pub(crate) struct NetcheckArgs {
     /// The ticket: @FILE, - for standard input, or its text (which others then see)
     #[arg(value_name = "TICKET")]
@@ -175,6 +180,12 @@ pub(crate) struct NetcheckArgs {
     /// The report as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    /// The longest silence to try; 0 is none
+    #[arg(long, value_name = "DURATION", default_value = "240s", value_parser = parse_duration)]
+    pub(crate) up_to: Duration,
+    /// Measure even if the device is connected elsewhere, and end that connection for good
+    #[arg(long)]
+    pub(crate) take_over: bool,
 }
 
 /// `mpp post`

@@ -1,10 +1,11 @@
 //! `mpp netcheck`: what the network does to this machine's packets.
 
+mod lifetime;
 mod progress;
 pub(crate) mod words;
 
 use mpp_tokio::Netcheck;
-use mpp_tokio::proto::{NetcheckReport, Ticket, TicketCheck, Udp};
+use mpp_tokio::proto::{InUse, NetcheckReport, Ticket, TicketCheck, Udp};
 
 use crate::args::NetcheckArgs;
 use crate::failure::{Failure, Outcome};
@@ -20,6 +21,7 @@ pub(crate) async fn run(args: NetcheckArgs) -> Outcome<()> {
     let mut stop = Stop::new()?;
     let mut progress = Progress::new();
     let mut check = Netcheck::new(ticket.clone());
+    let mut interrupted = false;
     loop {
         tokio::select! {
             report = check.next() => match report {
@@ -28,20 +30,39 @@ pub(crate) async fn run(args: NetcheckArgs) -> Outcome<()> {
             },
             () = progress.tick() => progress.show(&step(&check.report())),
             // What is known by then is worth having.
-            () = stop.wait() => break,
+            () = stop.wait() => {
+                interrupted = true;
+                break;
+            }
         }
     }
+    let mut report = check.report();
+    drop(check);
+    progress.clear();
+    if !args.json {
+        words::lines(&report).iter().try_for_each(output::line)?;
+    }
+    let works = report.udp() == Udp::Works && !is_refused(&report);
+    let why = if interrupted || !works || args.up_to.is_zero() {
+        None
+    } else if report.in_use != InUse::No && !args.take_over {
+        Some("it takes a connection, and the device is connected: --take-over ends that one".to_owned())
+    } else {
+        let measured = lifetime::measure(ticket.clone(), args.up_to, &mut progress, &mut stop).await;
+        report.connection = measured.report;
+        measured.why
+    };
     drop(progress);
-    let report = check.report();
     if args.json {
         output::line(words::object(&report))?;
     } else {
-        words::lines(&report).iter().try_for_each(output::line)?;
+        // If there is something to report, it says so itself; why there is not more is said beside it.
+        if let (Some(why), Some(_)) = (&why, report.connection) {
+            output::note(format_args!("mpp: not all was measured: {why}"));
+        }
+        words::last_lines(&report, why.as_deref()).iter().try_for_each(output::line)?;
     }
-    match report.udp() {
-        Udp::Works if !is_refused(&report) => Ok(()),
-        _ => Err(failure(&report, &ticket)),
-    }
+    if works { Ok(()) } else { Err(failure(&report, &ticket)) }
 }
 
 fn is_refused(report: &NetcheckReport) -> bool {

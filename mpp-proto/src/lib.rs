@@ -89,9 +89,10 @@ pub use channel::{
 };
 pub use crypto::{Secret, ServiceSecret, TicketKey, TicketSpec};
 pub use device::{
-    Acknowledgement, CommandError, Connected, ConnectionState, Device, DeviceConfig, DeviceEvent,
-    DeviceStats, DisconnectReason, Family, KeepaliveReport, LinkKind, LinkState, MappingEnd, MappingProgress,
-    RequestError, ResolveId, Resume, ResumeError, Transport, WebAnswer, WebRequestId, WebTransmit,
+    Acknowledgement, CommandError, Connected, ConnectionReport, ConnectionState, Device, DeviceConfig,
+    DeviceEvent, DeviceStats, DisconnectReason, Family, KeepaliveReport, LinkKind, LinkState, MappingEnd,
+    MappingProgress, RequestError, ResolveId, Resume, ResumeError, Transport, WebAnswer, WebRequestId,
+    WebTransmit,
 };
 pub use ids::{
     AccountId, DeviceId, Epoch, NetworkId, NodeId, RequestId, Rights, Serial, ShardId, StoreId, StoreSet,

@@ -35,6 +35,13 @@ impl Progress {
         }
     }
 
+    /// Takes it away, before something else is written.
+    pub(crate) fn clear(&self) {
+        if self.ticks.is_some() {
+            let _ = stderr().lock().write_all(CLEAR.as_bytes());
+        }
+    }
+
     /// Writes it.
     pub(crate) fn show(&self, step: &str) {
         if self.ticks.is_some() {
@@ -46,8 +53,6 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.ticks.is_some() {
-            let _ = stderr().lock().write_all(CLEAR.as_bytes());
-        }
+        self.clear();
     }
 }

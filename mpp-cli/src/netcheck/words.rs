@@ -1,8 +1,10 @@
 //! A report in words for people, and in names for programs.
 
+use std::time::Duration;
+
 use mpp_tokio::proto::{
-    Answers, FamilyReport, InUse, Loss, Mapping, NetcheckReport, Ports, RoundTrips, TicketCheck, Translation,
-    Udp,
+    Answers, Family, FamilyReport, InUse, IntervalReason, Loss, Mapping, NetcheckReport, Ports, RoundTrips,
+    TicketCheck, Translation, Udp,
 };
 use serde_json::{Value, json};
 
@@ -135,7 +137,7 @@ fn family(name: &str, part: &FamilyReport, lines: &mut Vec<String>) {
     }
 }
 
-/// The report for people, one line each.
+/// Of a report for people, what is known first, one line each.
 pub(crate) fn lines(report: &NetcheckReport) -> Vec<String> {
     let mut lines = Vec::new();
     family("IPv4", &report.v4, &mut lines);
@@ -146,11 +148,64 @@ pub(crate) fn lines(report: &NetcheckReport) -> Vec<String> {
     lines.push(format!("{:<13} {}", "ticket", ticket(report.ticket)));
     lines.push(format!("{:<13} {}", "in use", in_use(report.in_use)));
     lines.push(format!("{:<13} {}", "Web", answers(report.web)));
-    lines.push(format!("{:<13} {}", "verdict", report.verdict()));
     lines
 }
 
-fn micros(d: std::time::Duration) -> u64 {
+/// The rest: how long the network remembers, or why that is not known, and what it all comes down to.
+pub(crate) fn last_lines(report: &NetcheckReport, why_unknown: Option<&str>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = |name: &str, value: &str| lines.push(format!("{name:<13} {value}"));
+    match &report.connection {
+        Some(connection) => {
+            let keepalive = &connection.keepalive;
+            let family = if connection.service.is_ipv4() { Family::V4 } else { Family::V6 };
+            line("lifetime", &format!("{} ({family})", bounds(keepalive.proven, keepalive.disproven)));
+            let every = duration(keepalive.interval);
+            line("heartbeat", &format!("every {every}: {}", reason(keepalive.reason).1));
+            line("misses", &format!("{}, rebindings {}", keepalive.misses, keepalive.rebindings));
+        }
+        None => {
+            line("lifetime", &why_unknown.map_or(UNKNOWN.to_owned(), |why| format!("{UNKNOWN} ({why})")));
+            line("heartbeat", UNKNOWN);
+        }
+    }
+    line("verdict", &report.verdict().to_string());
+    lines
+}
+
+/// How long a silent socket is remembered.
+pub(crate) fn bounds(proven: Option<Duration>, disproven: Option<Duration>) -> String {
+    match (proven, disproven) {
+        (None, None) => UNKNOWN.to_owned(),
+        (Some(least), None) => format!("at least {}", seconds(least)),
+        (None, Some(most)) => format!("less than {}", seconds(most)),
+        (Some(least), Some(most)) => format!("at least {}, less than {}", seconds(least), seconds(most)),
+    }
+}
+
+/// As the ladder counts.
+pub(crate) fn seconds(d: Duration) -> String {
+    format!("{} s", d.as_secs())
+}
+
+/// The name of a reason, and what it says.
+fn reason(reason: IntervalReason) -> (&'static str, &'static str) {
+    match reason {
+        IntervalReason::Fixed => ("fixed", "as configured, nothing is learned"),
+        IntervalReason::Safe => ("safe", "the safe value, as nothing longer has been shown to be"),
+        IntervalReason::Learned => {
+            ("learned", "nine tenths of a silence that this network has been shown to allow")
+        }
+        IntervalReason::Missed => {
+            ("missed", "the safe value, as the service could not reach the device for a while")
+        }
+        IntervalReason::Forgetful => ("forgetful", "shorter than usual, as this network forgets soon"),
+        IntervalReason::Service => ("service", "the service grants no other"),
+        _ => (UNKNOWN, UNKNOWN),
+    }
+}
+
+fn micros(d: Duration) -> u64 {
     u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -177,6 +232,19 @@ fn family_json(part: &FamilyReport) -> Value {
     })
 }
 
+fn millis(d: Duration) -> u64 {
+    micros(d) / 1000
+}
+
+fn lifetime(report: &NetcheckReport) -> Value {
+    let keepalive = report.connection.map(|c| c.keepalive);
+    json!({
+        "at_least_ms": keepalive.and_then(|k| k.proven).map(millis),
+        "less_than_ms": keepalive.and_then(|k| k.disproven).map(millis),
+        "family": report.connection.map(|c| if c.service.is_ipv4() { "v4" } else { "v6" }),
+    })
+}
+
 /// The report for programs: what is unknown is "unknown" or null.
 pub(crate) fn object(report: &NetcheckReport) -> Value {
     let (check, code) = match report.ticket {
@@ -185,6 +253,7 @@ pub(crate) fn object(report: &NetcheckReport) -> Value {
         TicketCheck::SaidRefused(code) => ("said-refused", Some(code.number())),
         _ => (UNKNOWN, None),
     };
+    let keepalive = report.connection.map(|c| c.keepalive);
     json!({
         "type": "netcheck",
         "udp": udp_name(report.udp()),
@@ -195,6 +264,11 @@ pub(crate) fn object(report: &NetcheckReport) -> Value {
         "ticket_code": code,
         "in_use": in_use(report.in_use),
         "web": answers(report.web),
+        "lifetime": lifetime(report),
+        "heartbeat_ms": keepalive.map(|k| millis(k.interval)),
+        "heartbeat_reason": keepalive.map_or(UNKNOWN, |k| reason(k.reason).0),
+        "misses": keepalive.map(|k| k.misses),
+        "rebindings": keepalive.map(|k| k.rebindings),
         "complete": report.complete,
         "verdict": report.verdict().to_string(),
     })

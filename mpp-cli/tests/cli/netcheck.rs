@@ -45,10 +45,10 @@ fn the_network_is_looked_at_and_nobody_is_displaced() {
     serve.line("the second port", |l| l.starts_with("check port") && l.contains(&port));
     serve.line("what to type next", |l| l.contains(" post alice"));
     let ticket = home.ticket(ALICE, "phone", &[]);
-    let before = json(&home.run_with(&["netcheck", "-", "--json"], ticket.as_bytes()));
+    let before = json(&home.run_with(&["netcheck", "-", "--json", "--up-to", "0"], ticket.as_bytes()));
     assert_eq!(before["in_use"], "no");
     let (mut watch, _) = home.watch(&ticket, &[]);
-    let ended = home.run_with(&["netcheck", "-", "--json"], ticket.as_bytes());
+    let ended = home.run_with(&["netcheck", "-", "--json", "--up-to", "0"], ticket.as_bytes());
     assert_eq!(ended.code(), 0, "{ended:?}");
     let report = json(&ended);
     assert_eq!((&report["in_use"], &report["ticket"]), (&"yes".into(), &"accepted".into()), "{report:#}");
@@ -77,7 +77,7 @@ fn the_report_for_people() {
     let home = Home::new();
     let (_serve, _) = home.serve_on("127.0.0.1:0");
     let ticket = home.ticket(ALICE, "phone", &[]);
-    let ended = home.run_with(&["netcheck", "-"], ticket.as_bytes());
+    let ended = home.run_with(&["netcheck", "-", "--up-to", "0"], ticket.as_bytes());
     assert_eq!((ended.code(), ended.err.len()), (0, 0), "{ended:?}");
     let has = |words: &str| assert!(ended.out.iter().any(|l| l.contains(words)), "'{words}': {ended:?}");
     has("IPv4          UDP works, seen from 127.0.0.1:");
@@ -99,7 +99,7 @@ fn what_goes_wrong_is_said_with_what_to_do() {
     let gone = format!("127.0.0.1:{}", free_port());
     let ticket = home.ticket(ALICE, "phone", &["--endpoint", &gone]);
     let begin = Instant::now();
-    let ended = home.run_with(&["netcheck", "-", "--json"], ticket.as_bytes());
+    let ended = home.run_with(&["netcheck", "-", "--json", "--up-to", "0"], ticket.as_bytes());
     assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
     let report = json(&ended);
     assert_eq!(
@@ -111,7 +111,7 @@ fn what_goes_wrong_is_said_with_what_to_do() {
     assert!(home.run_with(&["endpoint", "-"], ticket.as_bytes()).failed(1).contains("firewall"));
 
     let expired = home.ticket(ALICE, "phone", &["--expires", "1ms"]);
-    let line = home.run_with(&["netcheck", "-"], expired.as_bytes()).failed(3);
+    let line = home.run_with(&["netcheck", "-", "--up-to", "0"], expired.as_bytes()).failed(3);
     assert!(line.contains("expired") && line.contains("mpp ticket"), "{line}");
 
     let nowhere = home.ticket(ALICE, "phone", &["--endpoint", "does-not-exist.invalid:1"]);
@@ -121,6 +121,29 @@ fn what_goes_wrong_is_said_with_what_to_do() {
         home.fails(3, &[command, "not a ticket"]);
         home.fails(2, &[command]);
     }
+}
+
+/// Whoever does not want to wait for the end of a measurement gets what is known.
+#[test]
+fn an_interrupted_measurement_reports_what_is_known() {
+    let home = Home::new();
+    let (_serve, _) = home.serve();
+    let ticket = home.ticket(ALICE, "phone", &[]);
+    let mut check = home.start_with(&["netcheck", "-"], Some(ticket.into_bytes()));
+    check.line("what is known at once", |l| l.starts_with("Web"));
+    let status = || home.run(&["status"]).out.join("\n");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !status().contains("devices: 1") {
+        assert!(Instant::now() < deadline, "it connects: {}", status());
+    }
+    let ended = check.stop(Signal::SIGINT);
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    let line =
+        |name: &str| ended.out.iter().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{ended:?}"));
+    assert!(line("lifetime").contains("unknown") && line("heartbeat").contains("25.0 s"), "{ended:?}");
+    assert!(line("verdict").contains("UDP works"), "{ended:?}");
+    assert_eq!(ended.err, ["mpp: not all was measured: it was interrupted"]);
+    assert!(status().contains("devices: 0"), "the service was told");
 }
 
 #[test]

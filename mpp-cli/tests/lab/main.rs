@@ -24,6 +24,7 @@ mod claims;
 mod connects;
 mod expiry;
 mod hostile;
+mod learning;
 mod moves;
 mod needs;
 mod netcheck;

@@ -1,15 +1,19 @@
 //! What `mpp netcheck` and `mpp endpoint` say of each network. What it is, `claims.rs` shows by other means.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::network::{DEVICE, DEVICE6, EXTERNAL, Lab, Network, SERVICE, SERVICE6};
 use crate::play::{HEARTBEAT, Play};
-use crate::rules::{Nat, Trouble};
+use crate::rules::{Lifetime, Nat, Trouble};
+
+/// What the longest measurement here may take: 25, 55, and twice 110 s of silence, and some.
+const LONG: Duration = Duration::from_secs(360);
 
 fn report(play: &Play, ticket: &str) -> Value {
-    let ended = play.run(&["netcheck", "-", "--json"], ticket);
+    let ended = play.run(&["netcheck", "-", "--json", "--up-to", "0"], ticket);
     serde_json::from_str(ended.out.last().unwrap_or_else(|| panic!("{ended:?}"))).unwrap()
 }
 
@@ -136,4 +140,84 @@ fn networks_in_trouble() {
     play.lab.no_trouble();
     play.lab.unplug();
     assert_eq!(report(&play, &ticket)["udp"], "no-route");
+}
+
+/// How long the network remembers, measured up to this silence: at least and less than so many seconds.
+fn lifetime(
+    network: Network,
+    lifetime: Lifetime,
+    up_to: &str,
+    bounds: [Option<u64>; 2],
+) -> Option<(Play, Value)> {
+    let lab = Lab::with_lifetime(network, lifetime)?;
+    let play = Play::on(lab);
+    let ended = play.run_for(LONG, &["netcheck", "-", "--json", "--up-to", up_to], &play.ticket());
+    let report: Value =
+        serde_json::from_str(ended.out.last().unwrap_or_else(|| panic!("{ended:?}"))).unwrap();
+    let measured = [&report["lifetime"]["at_least_ms"], &report["lifetime"]["less_than_ms"]];
+    assert_eq!(measured.map(Value::as_u64), bounds.map(|b| b.map(|s| s * 1000)), "{lifetime:?}: {report:#}");
+    Some((play, report))
+}
+
+/// Each within its step of the ladder.
+#[test]
+fn a_lifetime_of_12_s() {
+    let network = Network::Behind(Nat::PortRestricted);
+    let Some((_, report)) = lifetime(network, Lifetime::always(12), "240s", [Some(6), Some(12)]) else {
+        return;
+    };
+    let verdict = report["verdict"].as_str().unwrap();
+    assert!(verdict.contains("forgets a socket that is silent for 12 s"), "{report:#}");
+    assert_eq!(report["lifetime"]["family"], "v4");
+}
+
+#[test]
+fn a_lifetime_of_40_s() {
+    let Some((_, report)) =
+        lifetime(Network::Behind(Nat::Symmetric), Lifetime::always(40), "240s", [Some(25), Some(55)])
+    else {
+        return;
+    };
+    assert_eq!(report["v4"]["mapping"], "address-and-port-dependent");
+}
+
+#[test]
+fn a_lifetime_of_80_s_of_one_of_two_nats() {
+    lifetime(Network::DoubleNat, Lifetime::always(80), "240s", [Some(55), Some(110)]);
+}
+
+/// 30 s until a socket has been in use both ways for more than 2 s, then 120: the longer one is what a device has. The
+/// longest silence is left out, for the sake of time.
+#[test]
+fn the_lifetimes_of_linux() {
+    let network = Network::Behind(Nat::PortRestricted);
+    let Some((_, report)) = lifetime(network, Lifetime::LINUX, "110s", [Some(110), None]) else { return };
+    assert_eq!((&report["heartbeat_ms"], &report["heartbeat_reason"]), (&99_000.into(), &"learned".into()));
+}
+
+/// Of a firewall too, which has no mapping but remembers flows.
+#[test]
+fn the_lifetime_of_an_ipv6_firewall() {
+    let network = Network::Ipv6Firewall;
+    let Some((_, report)) = lifetime(network, Lifetime::always(30), "55s", [Some(25), Some(55)]) else {
+        return;
+    };
+    assert_eq!(report["lifetime"]["family"], "v6");
+}
+
+/// A device that is connected is not displaced by a measurement, unless that is asked for.
+#[test]
+fn a_measurement_displaces_nobody_unless_it_is_told_to() {
+    let Some(lab) = Lab::open(Network::Behind(Nat::PortRestricted)) else { return };
+    let play = Play::on(lab);
+    let mut device = play.device();
+    let ended = play.run(&["netcheck", "-"], &play.ticket());
+    let lifetime = ended.out.iter().find(|l| l.starts_with("lifetime")).unwrap();
+    assert!(lifetime.contains("unknown") && lifetime.contains("--take-over"), "{ended:?}");
+    device.hears_a_post(HEARTBEAT);
+    let args = ["netcheck", "-", "--json", "--take-over", "--up-to", "25s"];
+    let ended = play.run_for(LONG, &args, &play.ticket());
+    let report: Value = serde_json::from_str(&ended.out[0]).unwrap();
+    assert_eq!(report["lifetime"]["at_least_ms"], 25_000, "{report:#}");
+    device.says("another connection of the same device took over", HEARTBEAT);
 }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::network::Lab;
-use crate::support::{Ended, Home, Process};
+use crate::support::{Ended, Home, Process, SOON};
 
 /// What the machine may add to any time, being busy with other tests.
 pub(crate) const LATE: Duration = Duration::from_millis(1500);
@@ -69,7 +69,13 @@ impl Play {
 
     /// Runs the program on the device's machine to its end, with a ticket for standard input.
     pub(crate) fn run(&self, args: &[&str], ticket: &str) -> Ended {
-        self.lab.device.enter(|| self.home.run_with(args, ticket.as_bytes()))
+        self.run_for(SOON, args, ticket)
+    }
+
+    /// The same, for so long at most.
+    pub(crate) fn run_for(&self, limit: Duration, args: &[&str], ticket: &str) -> Ended {
+        let input = Some(ticket.as_bytes().to_vec());
+        self.lab.device.enter(|| self.home.start_with(args, input)).end(limit)
     }
 
     /// Starts a device with the shortest interval, and waits until it is connected.

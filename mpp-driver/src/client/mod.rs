@@ -16,13 +16,15 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use mpp_proto::{
-    CommandError, Connected, ConnectionState, Device, Event, Instant, KeepaliveReport, NetworkId,
-    Notification, RequestError, RequestId, Resume, Serial, StoreSet, Ticket,
+    CommandError, Connected, ConnectionReport, ConnectionState, Device, Event, Instant, KeepaliveReport,
+    NetworkId, Notification, RequestError, RequestId, Resume, Serial, StoreSet, Ticket,
 };
 
 pub use builder::ClientBuilder;
 pub use events::{ClientEvent, ClientEvents};
-use state::{Answer, Shared};
+pub(crate) use state::Shared;
+
+use state::Answer;
 
 use crate::error::{CallError, ConnectError};
 use crate::netcheck::Netcheck;
@@ -181,13 +183,19 @@ impl<R> Client<R> {
         }
     }
 
-    /// Looks at the network that this client is on: see [`Netcheck`]. The client goes on meanwhile.
+    /// What is known of the connection; none: there is none at present.
+    pub fn connection_report(&self) -> Option<ConnectionReport> {
+        self.shared.state.with(|s, _| s.device.connection_report())
+    }
+
+    /// Looks at the network that this client is on: see [`Netcheck`]. The client goes on meanwhile, and the reports hold
+    /// what it knows of its connection: how long the network remembers a silent socket, as far as that has been measured
+    /// ([`Client::measure_mapping`]).
     ///
     /// # Panics
     /// If the system has no random bytes to give.
     pub fn netcheck(&self) -> Netcheck<R> {
-        let ticket = self.shared.state.with(|s, _| s.device.ticket().clone());
-        Netcheck::start(self.shared.clock.runtime().clone(), ticket)
+        Netcheck::beside(self.shared.clone())
     }
 
     /// The state of the connection.

@@ -18,9 +18,9 @@ use crate::wake::{Guarded, Waiting, Wakes};
 
 /// The state behind its lock, and what needs none.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) state: Guarded<State>,
-    pub(super) clock: Clock,
+pub(crate) struct Shared {
+    pub(crate) state: Guarded<State>,
+    pub(crate) clock: Clock,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -39,8 +39,8 @@ struct Request {
     waker: Option<Waker>,
 }
 
-pub(super) struct State {
-    pub(super) device: Device,
+pub(crate) struct State {
+    pub(crate) device: Device,
     pub(super) events: Events,
     /// Lookups that have come back.
     pub(super) resolved: Vec<(ResolveId, Vec<SocketAddr>)>,

@@ -37,7 +37,7 @@ pub use event::{
     CommandError, Connected, ConnectionState, DeviceEvent, DisconnectReason, Family, LinkKind, LinkState,
     RequestError, ResolveId,
 };
-pub use report::{KeepaliveReport, MappingEnd, MappingProgress};
+pub use report::{ConnectionReport, KeepaliveReport, MappingEnd, MappingProgress};
 pub use resume::{Resume, ResumeError};
 pub use stats::DeviceStats;
 pub use transport::Transport;

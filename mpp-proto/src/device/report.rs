@@ -1,7 +1,10 @@
 //! What a device tells of its heartbeats, and of how long the network remembers a silent socket.
 
+use core::net::SocketAddr;
 use core::time::Duration;
 
+use super::Device;
+use super::event::ConnectionState;
 use crate::ids::NetworkId;
 use crate::keepalive::IntervalReason;
 use crate::wire::Code;
@@ -30,6 +33,27 @@ pub struct KeepaliveReport {
     pub trying: Option<Duration>,
     /// Whether a measurement runs ([`Device::measure_mapping`](super::Device::measure_mapping)).
     pub measuring: bool,
+}
+
+/// What a device knows of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionReport {
+    /// The address of the service that it goes to.
+    pub service: SocketAddr,
+    /// The smoothed round-trip time, once measured.
+    pub round_trip: Option<Duration>,
+    /// How often the device speaks, why, and how long the network remembers a silent socket.
+    pub keepalive: KeepaliveReport,
+}
+
+impl Device {
+    /// What is known of the connection; none: there is none at present.
+    pub fn connection_report(&self) -> Option<ConnectionReport> {
+        let (_, service) = self.socket_pair().filter(|_| self.state != ConnectionState::Connecting)?;
+        let (round_trip, keepalive) = (self.stats().round_trip, self.keepalive());
+        Some(ConnectionReport { service, round_trip, keepalive })
+    }
 }
 
 /// How far a device is in finding out how long the network remembers a silent socket.

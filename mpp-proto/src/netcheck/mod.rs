@@ -58,7 +58,7 @@ pub enum NetcheckEvent {
     Progress,
 }
 
-/// Looks at the network, once: within about 9 s it is [complete](Self::is_complete).
+/// Looks at the network, once: after 2 to 5 seconds, after 11 at worst, it is [complete](Self::is_complete).
 ///
 /// It is driven like a [`Device`](crate::Device): feed it packets and timeouts, drain its packets and events, in any order
 /// and as often as you like. It asks four addresses of the service at most in a family; there it sends 12 packets of 1200
@@ -243,6 +243,7 @@ impl Netcheck {
             v6,
             ticket: self.ticket_check,
             in_use: self.in_use,
+            connection: None,
             unresolved: self.unresolved.clone(),
             web: Answers::Unknown,
             complete: self.is_complete(),

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
-use crate::device::Family;
+use crate::device::{ConnectionReport, Family};
 use crate::wire::Code;
 
 /// Whether UDP gets through, there and back.
@@ -204,6 +204,9 @@ pub struct NetcheckReport {
     pub ticket: TicketCheck,
     /// Whether the device is connected.
     pub in_use: InUse,
+    /// The device's connection, and what it knows of how long the network remembers a silent socket; none: unknown, as a
+    /// netcheck makes no connection. The host fills it in if it has one.
+    pub connection: Option<ConnectionReport>,
     /// Names of the service that could not be looked up.
     pub unresolved: Vec<String>,
     /// Whether the Web Service transport, which is for networks that let no UDP through, can reach the service.

@@ -1,12 +1,15 @@
 //! One line for people.
 
 use core::fmt;
+use core::time::Duration;
 
 use super::report::{Answers, FamilyReport, InUse, Mapping, NetcheckReport, TicketCheck, Translation, Udp};
 use crate::wire::Code;
 
 /// Of so many packets in a hundred that are lost, people have to know.
 const LOSSY: u32 = 20;
+/// The usual interval between heartbeats.
+const USUAL: Duration = Duration::from_secs(25);
 
 /// What a report comes down to. `Display` is one line for people, without an end of line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,12 @@ pub enum Verdict {
     Lossy {
         /// Of a hundred packets.
         percent: u32,
+    },
+    /// UDP works, and the network forgets a socket that is silent for so long: heartbeats have to be more frequent than
+    /// usual.
+    Forgetful {
+        /// The silence.
+        silence: Duration,
     },
     /// UDP works, and other devices can be reached only with difficulty: the NAT maps the same socket to another port or
     /// address for each destination.
@@ -64,6 +73,10 @@ impl NetcheckReport {
         let percent = best.loss.map_or(0, |loss| loss.percent());
         if percent >= LOSSY {
             return Verdict::Lossy { percent };
+        }
+        let disproven = self.connection.and_then(|c| c.keepalive.disproven);
+        if let Some(silence) = disproven.filter(|silence| *silence <= USUAL) {
+            return Verdict::Forgetful { silence };
         }
         match best.mapping {
             Mapping::AddressDependent | Mapping::AddressAndPortDependent | Mapping::Dependent => {
@@ -103,6 +116,12 @@ impl fmt::Display for Verdict {
             Self::Lossy { percent } => {
                 write!(f, "UDP works, but {percent} % of the packets are lost: notifications may be late")
             }
+            Self::Forgetful { silence } => write!(
+                f,
+                "UDP works, but the network forgets a socket that is silent for {} s: heartbeats have to be more frequent, \
+                 or notifications wait for the next one",
+                silence.as_secs()
+            ),
             Self::Dependent => f.write_str(
                 "UDP works: notifications come at once; other devices are hard to reach directly, as the NAT uses another \
                  port for each destination",

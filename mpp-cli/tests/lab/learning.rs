@@ -1,0 +1,133 @@
+//! Devices that learn how rarely a network lets them speak (F2): nothing waits for longer than the heartbeat in use, at no
+//! time.
+
+use std::time::{Duration, Instant};
+
+use mpp_tokio::proto::{DeviceConfig, IntervalReason, NotificationKind, Ticket};
+use mpp_tokio::{Client, ClientEvent, ClientEvents};
+use tokio::runtime::Builder;
+use tokio::time::{sleep, timeout};
+
+use crate::network::{Lab, Network};
+use crate::play::{LATE, Play};
+use crate::rules::{Lifetime, Nat};
+
+/// A device that learns, and what is posted for it.
+struct Learner<'a> {
+    play: &'a Play,
+    client: Client,
+    events: ClientEvents,
+    posted: u32,
+}
+
+/// Plays a story with a device in the network's namespace.
+fn learns(
+    network: Network,
+    lifetime: Lifetime,
+    shortest: Duration,
+    story: impl AsyncFnOnce(&mut Learner<'_>) + Send,
+) {
+    let Some(lab) = Lab::with_lifetime(network, lifetime) else { return };
+    let play = Play::on(lab);
+    let ticket: Ticket = play.ticket().parse().unwrap();
+    let mut config = DeviceConfig::default();
+    config.shortest_interval = shortest;
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    play.lab.device.enter(|| {
+        runtime.block_on(async {
+            let client = Client::builder(ticket).config(config).connect();
+            let events = client.events();
+            timeout(LATE, client.connected()).await.expect("it connects").unwrap();
+            let mut learner = Learner { play: &play, client, events, posted: 0 };
+            story(&mut learner).await;
+            // It was never disconnected, and so it was the network that was learned of.
+            assert_eq!(learner.client.stats().device.connects, 1);
+            learner.client.close().await;
+        });
+    });
+}
+
+impl Learner<'_> {
+    /// Posts, and waits until it is heard: within this time and what the machine adds.
+    async fn hears_a_post(&mut self, limit: Duration) {
+        self.posted += 1;
+        let (text, begin) = (self.posted.to_string(), Instant::now());
+        // The program that posts reaches the service by its state directory, from everywhere.
+        self.play.post(&text);
+        let heard = timeout(limit + LATE, self.client.next()).await;
+        let heard = heard.unwrap_or_else(|_| panic!("number {text} was not heard within {limit:?}")).unwrap();
+        let NotificationKind::Event { payload, .. } = heard.kind else { panic!("{heard:?}") };
+        assert_eq!(payload, text, "after {:?}", begin.elapsed());
+    }
+
+    /// The heartbeat in use.
+    fn interval(&self) -> Duration {
+        self.client.keepalive().interval
+    }
+
+    /// Until the interval is this one, for this reason; a post now and then is never heard later than with the next
+    /// heartbeat.
+    async fn until(&mut self, interval: Duration, reason: IntervalReason, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            let wait = sleep(Duration::from_secs(17));
+            tokio::select! {
+                event = self.events.next() => {
+                    let wanted = ClientEvent::Interval { interval, reason };
+                    if event.expect("it goes on") == wanted {
+                        return;
+                    }
+                }
+                () = wait => {
+                    let longest = self.interval();
+                    self.hears_a_post(longest).await;
+                }
+            }
+            assert!(Instant::now() < deadline, "{:?}", self.client.keepalive());
+        }
+    }
+}
+
+/// Mappings of 12 s, and a host that allows for it: then every post is heard at once.
+#[test]
+fn twelve_seconds() {
+    for_nat(Nat::PortRestricted);
+}
+
+/// The same where each mapping has another port.
+#[test]
+fn twelve_seconds_and_another_port_each_time() {
+    for_nat(Nat::Symmetric);
+}
+
+fn for_nat(nat: Nat) {
+    let story = async |learner: &mut Learner<'_>| {
+        let learned = Duration::from_millis(5400);
+        // 60 s at rest; twice 25 s, twice 12 s and 6 s of silence, and what goes before and after.
+        learner.until(learned, IntervalReason::Forgetful, Duration::from_secs(300)).await;
+        for pause in [9, 13, 20] {
+            sleep(Duration::from_secs(pause)).await;
+            learner.hears_a_post(Duration::ZERO).await;
+        }
+    };
+    learns(Network::Behind(nat), Lifetime::always(12), Duration::from_secs(5), story);
+}
+
+/// Mappings of 120 s: a heartbeat every 99 s at most is enough, and after a flush that costs as much and no more.
+#[test]
+fn a_hundred_and_twenty_seconds() {
+    let story = async |learner: &mut Learner<'_>| {
+        let learned = Duration::from_secs(99);
+        // 60 s at rest, and 25, 55 and 110 s of silence.
+        learner.until(learned, IntervalReason::Learned, Duration::from_secs(330)).await;
+        sleep(Duration::from_secs(80)).await;
+        learner.hears_a_post(Duration::ZERO).await;
+        let before = learner.client.keepalive();
+        learner.play.lab.flush();
+        learner.hears_a_post(learned).await;
+        // The port is the same after a flush, so nobody knows why it was not heard at once; what stayed unheard says it.
+        let after = learner.client.keepalive();
+        assert!(after.misses > before.misses && after.interval == Duration::from_secs(25), "{after:?}");
+    };
+    learns(Network::Behind(Nat::PortRestricted), Lifetime::always(120), Duration::from_secs(25), story);
+}
