@@ -12,14 +12,14 @@ mod world;
 
 pub use machines::{authentic_device, authentic_service, device_packet, service_packet};
 pub use operations::operations;
-pub use parsers::{exchange, extensions, message, plaintext, resume, stun, ticket, token};
+pub use parsers::{exchange, extensions, message, plaintext, resume, stun, ticket, token, web};
 pub use seeds::seeds;
 
 /// What a fuzzer runs.
 pub type Body = fn(&[u8]);
 
 /// Every body by the name of its target in `fuzz/`.
-pub const TARGETS: [(&str, Body); 13] = [
+pub const TARGETS: [(&str, Body); 14] = [
     ("authentic_device", authentic_device),
     ("authentic_service", authentic_service),
     ("device_packet", device_packet),
@@ -33,6 +33,7 @@ pub const TARGETS: [(&str, Body); 13] = [
     ("stun", stun),
     ("ticket", ticket),
     ("token", token),
+    ("web", web),
 ];
 
 /// Reads choices from the fuzzer's bytes. Behind their end there are zeros, so that a shorter input is a simpler one.

@@ -9,9 +9,9 @@ use crate::device::Resume;
 use crate::ids::StoreId;
 use crate::stun::{BindingAnswer, BindingQuestion, BindingRequest, BindingResponse};
 use crate::wire::{
-    Answer, Connect, ConnectResponse, Direction, Emit, Endpoint, ErrorBody, ExtensionList, Message,
-    PacketExtension, Parsed, Reader, Step1, Step1Clear, Ticket, TokenPlain, device_identifiers, emit_answer,
-    emit_plaintext_head, parse_plaintext, service_identifiers,
+    Answer, Connect, ConnectResponse, Direction, Emit, Endpoint, ErrorBody, ExtensionList, MAX_PACKET,
+    Message, PacketExtension, Parsed, Reader, Step1, Step1Clear, Ticket, TokenPlain, device_identifiers,
+    emit_answer, emit_plaintext_head, next_web_packet, parse_plaintext, put_web_packet, service_identifiers,
 };
 
 /// What it is written as.
@@ -197,6 +197,24 @@ pub fn stun(data: &[u8]) {
     assert!((32..=BindingResponse::MAX).contains(&answer.len()));
     assert!(BindingRequest::parse(&answer).is_err(), "an answer is answered");
     assert!(BindingAnswer::parse(&answer).is_ok(), "an answer is not understood");
+}
+
+/// The body of an answer by Web: the packets found lie in order in what was read, and are written as they were.
+pub fn web(data: &[u8]) {
+    let mut body = data.to_vec();
+    let (mut rest, mut written) = (body.as_mut_slice(), Vec::new());
+    while let Some((packet, more)) = next_web_packet(rest) {
+        assert!(packet.len() <= MAX_PACKET);
+        put_web_packet(&mut written, packet);
+        rest = more;
+    }
+    assert!(data.starts_with(&written), "what was read is not what was there");
+    let left = data.get(written.len()..).unwrap_or_default();
+    let whole = left.split_first_chunk().is_some_and(|(len, packet)| {
+        let len = usize::from(u16::from_be_bytes(*len));
+        len <= MAX_PACKET.min(packet.len())
+    });
+    assert!(!whole, "a packet was left over");
 }
 
 /// What is sealed in a token.

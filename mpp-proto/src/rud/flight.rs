@@ -166,14 +166,35 @@ impl Flight {
         }
         self.timeouts = 0;
         self.progress_at = now;
-        if self.send_all_again() { Outcome::Progress } else { Outcome::Exhausted }
-    }
-
-    /// Everything that is not acknowledged is to be sent again. False if some of it was sent as often as it may be.
-    pub(crate) fn send_all_again(&mut self) -> bool {
         let spent = self.spent() & !self.acknowledged;
         self.lose_all();
-        spent == 0
+        if spent == 0 { Outcome::Progress } else { Outcome::Exhausted }
+    }
+
+    /// Sent in answers to requests that come when they come: when what is left of it goes into one. At once what was not
+    /// sent yet, else when an acknowledgement should have come.
+    pub(crate) fn due_by_web(&self, rtt: &Rtt) -> Instant {
+        if self.pending == 0 {
+            self.pace.last_sent.saturating_add(rtt.pto(self.timeouts, true))
+        } else {
+            Instant::ZERO
+        }
+    }
+
+    /// An answer can take it along, and it is due: what was sent before and not acknowledged is sent again. True if
+    /// something of it was sent as often as it may be.
+    pub(crate) fn repeat_by_web(&mut self) -> bool {
+        if self.pending == 0 {
+            self.timeouts = self.timeouts.saturating_add(1);
+            self.pending = self.sent() & !self.acknowledged;
+        }
+        self.pending & self.spent() != 0
+    }
+
+    /// The packet to add to an answer: neither window nor pace hold it back, for there is one answer to a request.
+    pub(crate) fn next_by_web(&mut self, now: Instant) -> Option<(u8, u8)> {
+        self.pace.paused_until = now;
+        self.take_packet(now)
     }
 
     /// Goes on counting timeouts where a datagram that this one replaces left off.
@@ -208,11 +229,10 @@ impl Flight {
         if now < self.pace.paused_until || self.in_flight() >= u32::from(window.0) {
             return None;
         }
-        self.next_packet_of_answer(now)
+        self.take_packet(now)
     }
 
-    /// [`Self::next_packet`] where neither window nor pacing matter.
-    pub(crate) fn next_packet_of_answer(&mut self, now: Instant) -> Option<(u8, u8)> {
+    fn take_packet(&mut self, now: Instant) -> Option<(u8, u8)> {
         if self.pending == 0 {
             return None;
         }

@@ -138,9 +138,9 @@ pub struct ServiceConfig {
     /// how rarely they may speak (SPEC.md, "Probes"). About 100 bytes each while they wait. 0: none, and devices keep
     /// the interval they begin with. Default: 65,536.
     pub probes: u32,
-    /// Devices that are reached through the Web Service at a time, each with at most one request that waits; what is beyond
-    /// is dropped ([`DropReason::Capacity`](crate::DropReason)). A device takes about 120 bytes here beside its record; what
-    /// its waiting request takes in the host's HTTP is more. 0: no Web Service. Default: 65,536.
+    /// Requests by Web that may be held at once, at most one of each connection: a device whose network lets no UDP
+    /// through hears of events in their answers. What is beyond is answered with 503. About 160 bytes each while they are
+    /// held (SPEC.md, "Timers and limits"), beside what the host's HTTP takes. 0: none is held. Default: 16,384.
     pub web_requests: u32,
 }
 
@@ -181,7 +181,7 @@ impl ServiceConfig {
             interval_min: Duration::from_secs(5),
             interval_max: Duration::from_secs(300),
             probes: 1 << 16,
-            web_requests: 1 << 16,
+            web_requests: 1 << 14,
         }
     }
 

@@ -94,11 +94,11 @@ impl Service {
             self.hint(now, path, &handshake, Code::UNAVAILABLE, retry_after);
             return Disposition::Dropped(DropReason::Closed);
         }
-        if self.outbox.is_full() || path.is_web() && !self.lines.has_room_for_new() {
+        if self.outbox.is_full() {
             return Disposition::Dropped(DropReason::Capacity);
         }
         let unix = self.calendar.unix(now);
-        // Who has a TCP connection has shown where it is.
+        // TCP has proved the address of what comes by Web.
         let proven = path.is_web()
             || step1.echo.is_some_and(|echo| {
                 self.cookies.check(unix, &echo, path.remote, &step1.random, &step1.handshake, step1.token)
@@ -259,7 +259,7 @@ impl Service {
             return self.end(slot, None);
         };
         self.table.set_keys(slot, &keys);
-        self.outbox.large(opening.path, packet);
+        self.send_large(opening.path, packet);
     }
 
     fn open_account(&mut self, holder: &Holder) -> Result<u32, Refusal> {
@@ -447,6 +447,10 @@ impl Service {
     /// An Error in clear: no more than a hint to the device. Anybody can ask for it from any source, so there are not
     /// many.
     fn hint(&mut self, now: Instant, path: Path, handshake: &[u8; 8], code: Code, retry_after: Duration) {
+        // By Web the host answers what proves nothing, with a status.
+        if path.is_web() {
+            return;
+        }
         if !self.hints.take(now, path.remote.ip()) {
             self.stats.hints_withheld += 1;
             return;
@@ -459,7 +463,24 @@ impl Service {
         let mut sink = SliceSink::new(&mut packet);
         emit_answer(&mut sink, handshake, kind);
         if let (Ok(len), false) = (sink.finish(), self.outbox.is_full()) {
-            self.outbox.small(path, &packet[..len]);
+            self.send_small(path, &packet[..len]);
+        }
+    }
+
+    /// Answers whoever has no connection: by Web in the answer to the request.
+    pub(super) fn send_small(&mut self, path: Path, packet: &[u8]) {
+        if path.is_web() {
+            self.web.reply(packet.into());
+        } else {
+            self.outbox.small(path, packet);
+        }
+    }
+
+    fn send_large(&mut self, path: Path, packet: Box<[u8]>) {
+        if path.is_web() {
+            self.web.reply(packet);
+        } else {
+            self.outbox.large(path, packet);
         }
     }
 
@@ -489,7 +510,7 @@ impl Service {
             Some(end)
         })();
         if let Some(len) = written {
-            self.outbox.large(opening.path, packet[..len].into());
+            self.send_large(opening.path, packet[..len].into());
         }
         self.stats.refused += 1;
         self.stats.count_refusal(refusal.reason());

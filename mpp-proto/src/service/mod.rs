@@ -54,13 +54,13 @@ use probes::Probes;
 use record::{State, Table, flag};
 use revoke::Revocations;
 use shard::Layout;
-use web::Lines;
+use web::Web;
 
 use crate::batch::TransmitBatch;
 use crate::channel::Event;
 use crate::crypto::{Cookies, HedgeKey, Identifiers, TicketKey};
 use crate::ids::{AccountId, DeviceId, Epoch, Serial, ShardId};
-use crate::path::{Datagram, Disposition};
+use crate::path::{Datagram, Disposition, DropReason};
 use crate::pool::{List, Slab};
 use crate::random::{Rng, Seed};
 use crate::time::{Calendar, Instant, UnixTime};
@@ -85,6 +85,10 @@ pub enum Progress {
 /// [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) says so; after each, and after
 /// [`publish`](Self::publish), it takes [`poll_transmit`](Self::poll_transmit) until that gives nothing, and
 /// [`poll_event`](Self::poll_event) likewise. `now` never goes back.
+///
+/// A host that serves HTTP gives [`handle_web_request`](Self::handle_web_request) the requests of devices whose networks
+/// let no UDP through, [`handle_web_closed`](Self::handle_web_closed) those whose clients have hung up, and takes
+/// [`poll_web`](Self::poll_web) with the rest.
 pub struct Service {
     /// The latest time the host named.
     now: Instant,
@@ -106,7 +110,7 @@ pub struct Service {
     validations: Validations,
     posts: Posts,
     probes: Probes,
-    lines: Lines,
+    web: Web,
     /// Records with something to send.
     ready: List,
     /// Accounts whose devices have to be looked at.
@@ -162,7 +166,7 @@ impl Service {
             validations: Validations::new(capacity),
             posts: Posts::default(),
             probes: Probes::new(config.probes),
-            lines: Lines::new(config.web_requests),
+            web: Web::new(capacity, config.web_requests),
             ready: List::default(),
             dirty: VecDeque::new(),
             outbox: Outbox::default(),
@@ -206,20 +210,22 @@ impl Service {
         while self.handle_timeout(now, NonZeroUsize::MAX) == Progress::More {}
         for datagram in batch {
             let datagram = Datagram { path: datagram.path, payload: &mut *datagram.payload };
-            let size = datagram.payload.len();
+            let size = datagram.payload.len() as u64;
             let disposition = match classify_service(datagram.payload) {
+                // The name of a path that no socket has.
+                _ if datagram.path.is_web() => Disposition::Dropped(DropReason::OtherTransport),
                 Kind::Step1 => self.handle_step1(now, datagram),
                 Kind::Data => self.handle_data(now, datagram),
                 Kind::Stun => self.handle_binding(now, &datagram),
                 Kind::None => Disposition::NotForUs,
             };
-            self.count(disposition, size);
+            self.tally(disposition, size);
             dispositions.push(disposition);
         }
     }
 
-    /// Counts a packet of so many bytes that came.
-    fn count(&mut self, disposition: Disposition, size: usize) {
+    /// Counts a packet that came.
+    fn tally(&mut self, disposition: Disposition, size: u64) {
         match disposition {
             Disposition::Dropped(reason) => self.stats.dropped[reason as usize] += 1,
             Disposition::NotForUs => self.stats.foreign += 1,
@@ -230,7 +236,7 @@ impl Service {
         // What is handed over counts where it is taken in.
         if !matches!(disposition, Disposition::OtherShard(_)) {
             self.stats.packets_received += 1;
-            self.stats.bytes_received += size as u64;
+            self.stats.bytes_received += size;
         }
     }
 
@@ -442,7 +448,7 @@ impl Service {
 
     /// Whether it was closed and every farewell has been handed out.
     pub fn is_drained(&self) -> bool {
-        self.closed && self.outbox.is_empty() && self.lines.is_idle()
+        self.closed && self.outbox.is_empty() && self.web.is_drained()
     }
 
     /// Counters since the start, and gauges.
@@ -459,8 +465,7 @@ impl Service {
             delivery: self.accounts.books,
             posts_waiting: self.posts.len() as u64,
             probes_waiting: self.probes.len() as u64,
-            web_devices: self.lines.len().0 as u64,
-            web_waiting: self.lines.len().1 as u64,
+            web_held: self.web.held() as u64,
             ..self.stats
         }
     }

@@ -55,9 +55,8 @@ impl Sending {
         &self.flight
     }
 
-    /// Everything that is not acknowledged is to be sent again. False if some of it was sent as often as it may be.
-    pub(super) fn send_again(&mut self) -> bool {
-        self.flight.send_all_again()
+    pub(super) const fn flight_mut(&mut self) -> &mut Flight {
+        &mut self.flight
     }
 
     /// Which of its packets carry more than `most` bytes, if each carries as many as `capacity` allows.
@@ -85,9 +84,18 @@ impl Service {
                     hot.set(flag::URGENT);
                 }
                 if urgent || hot.sending == NIL {
-                    self.ready.push_back(&mut self.table.hot, slot);
+                    self.make_ready(slot);
                 }
             }
+        }
+    }
+
+    /// There may be something to send to a device. By Web that goes into the answer to a request, if one is held.
+    fn make_ready(&mut self, slot: u32) {
+        if self.is_web(slot) {
+            self.news_by_web(slot);
+        } else {
+            self.ready.push_back(&mut self.table.hot, slot);
         }
     }
 
@@ -96,7 +104,7 @@ impl Service {
         let hot = &self.table.hot[slot];
         let newest = self.accounts.log(self.table.owner[slot].account).newest();
         if hot.is_live() && hot.sending == NIL && self.table.ids[slot].told < newest {
-            self.ready.push_back(&mut self.table.hot, slot);
+            self.make_ready(slot);
         }
     }
 
@@ -107,20 +115,14 @@ impl Service {
         let Some(sending) = self.sendings.get_mut(sending) else { return self.check_owed(slot) };
         match sending.flight.reached_again(now, silent_since) {
             Outcome::Nothing | Outcome::Complete | Outcome::GivenUp => {}
-            Outcome::Progress => {
-                self.ready.push_back(&mut self.table.hot, slot);
-            }
+            Outcome::Progress => self.make_ready(slot),
             Outcome::Exhausted => self.replace(slot),
         }
     }
 
     /// Sends what may be sent to a device now. True if it has more than the batch had room for or the pace allowed.
     pub(super) fn transmit(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
-        if self.table.is_web(slot) {
-            self.ready_by_web(slot);
-            return false;
-        }
-        if !self.make_notify(now, slot) {
+        if !self.renew_sending(now, slot) {
             return false;
         }
         let more = self.send_packets(now, slot, batch);
@@ -135,26 +137,27 @@ impl Service {
         more
     }
 
-    /// Makes the Notify that is to be sent now, unless it is there. False if there is nothing to say.
-    pub(super) fn make_notify(&mut self, now: Instant, slot: u32) -> bool {
+    /// Sees to it that the Notify in flight is the one that is to be sent. False if there is nothing to say.
+    pub(super) fn renew_sending(&mut self, now: Instant, slot: u32) -> bool {
         let urgent = self.table.hot[slot].has(flag::URGENT);
         self.table.hot[slot].clear(flag::URGENT);
         let sending = self.table.hot[slot].sending;
-        if sending == NIL || urgent || self.is_outdated(now, slot) {
-            let pace = self.sendings.get(sending).map(|replaced| replaced.flight.pace());
-            self.drop_sending(slot);
-            if !self.begin(now, slot) {
-                return false;
-            }
-            if let Some(pace) = pace {
-                self.sendings[self.table.hot[slot].sending].flight.keep_pace(pace);
-            }
+        if sending != NIL && !urgent && !self.is_outdated(now, slot) {
+            return true;
+        }
+        let pace = self.sendings.get(sending).map(|replaced| replaced.flight.pace());
+        self.drop_sending(slot);
+        if !self.begin(now, slot) {
+            return false;
+        }
+        if let Some(pace) = pace {
+            self.sendings[self.table.hot[slot].sending].flight.keep_pace(pace);
         }
         true
     }
 
     /// Makes the next Notify for a device. False if there is nothing to say.
-    fn begin(&mut self, now: Instant, slot: u32) -> bool {
+    pub(super) fn begin(&mut self, now: Instant, slot: u32) -> bool {
         let listener = self.listener(slot);
         let account = self.table.owner[slot].account;
         let capacity = self.capacity(slot);
@@ -195,7 +198,7 @@ impl Service {
     }
 
     /// Whether the Notify in flight no longer says what it would say if it were made now, of the same serials.
-    fn is_outdated(&mut self, now: Instant, slot: u32) -> bool {
+    pub(super) fn is_outdated(&mut self, now: Instant, slot: u32) -> bool {
         let at = self.table.hot[slot].sending;
         let sending = &self.sendings[at];
         let log = self.accounts.log(self.table.owner[slot].account);
@@ -215,13 +218,13 @@ impl Service {
         false
     }
 
+    /// Adds what may go now of the Notify in flight. True if the batch or the pace had no room for more.
     pub(super) fn send_packets(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) -> bool {
-        // An answer to a Web request takes what there is: TCP has its own congestion control.
-        let web = self.table.is_web(slot);
         let listener = self.listener(slot);
         let capacity = self.capacity(slot);
         let packet_size = MIN_PACKET + usize::from(self.table.owner[slot].packet_size);
         let path = self.table.path(slot);
+        let web = path.is_web();
         let window = self.table.hot[slot].window;
         let keys = self.table.seal_keys(slot);
         let identifier = self.table.ids[slot].device[0];
@@ -232,14 +235,12 @@ impl Service {
         let mut first = true;
         loop {
             let Some(room) = batch.room() else { return true };
+            // An answer by Web goes as a whole.
             if !web && !self.pace.is_free(now) {
                 return true;
             }
-            let next = if web {
-                sending.flight.next_packet_of_answer(now)
-            } else {
-                sending.flight.next_packet(now, window)
-            };
+            let next =
+                if web { sending.flight.next_by_web(now) } else { sending.flight.next_packet(now, window) };
             let Some((index, transmission)) = next else { return false };
             let skip = usize::from(index) * capacity;
             let header = Header {
@@ -259,7 +260,7 @@ impl Service {
             self.stats.packets_sent += 1;
             self.stats.bytes_sent += len as u64;
             // Packets of full size and whatever follows them go out in one piece.
-            if first {
+            if first || web {
                 batch.push(path, len);
             } else {
                 batch.extend(packet_size as u16, len);
@@ -270,7 +271,6 @@ impl Service {
 
     /// The device has kept these packets of its datagram `number`.
     pub(super) fn acknowledged(&mut self, now: Instant, slot: u32, number: u64, bitmap: u16) {
-        let web = self.table.is_web(slot);
         let hot = &mut self.table.hot[slot];
         let Some(sending) = self.sendings.get_mut(hot.sending).filter(|s| s.flight.number() == number) else {
             return;
@@ -279,13 +279,7 @@ impl Service {
         if bitmap == 0 {
             sending.asked = None;
         }
-        // How long an answer waited for the next request says nothing about the path.
-        let (mut rtt, mut window) = if web { Default::default() } else { (hot.rtt, hot.window) };
-        let outcome = sending.flight.on_acknowledgement(now, bitmap, &mut rtt, &mut window);
-        if !web {
-            (hot.rtt, hot.window) = (rtt, window);
-        }
-        match outcome {
+        match sending.flight.on_acknowledgement(now, bitmap, &mut hot.rtt, &mut hot.window) {
             Outcome::Complete => {
                 let upto = sending.plan.upto;
                 self.stats.notified += 1;
@@ -293,9 +287,7 @@ impl Service {
                 self.told(slot, upto);
             }
             Outcome::Exhausted => self.replace(slot),
-            Outcome::Progress => {
-                self.ready.push_back(&mut self.table.hot, slot);
-            }
+            Outcome::Progress => self.make_ready(slot),
             Outcome::Nothing | Outcome::GivenUp => {}
         }
     }
@@ -332,9 +324,7 @@ impl Service {
             {
                 self.replace(slot);
             }
-            Outcome::Progress | Outcome::Nothing | Outcome::Complete => {
-                self.ready.push_back(&mut self.table.hot, slot);
-            }
+            Outcome::Progress | Outcome::Nothing | Outcome::Complete => self.make_ready(slot),
         }
         if outcome == Outcome::Progress {
             self.check_width(slot);
@@ -343,13 +333,21 @@ impl Service {
 
     /// Makes the Notify in flight anew, under a new number and with what has been published since, and goes on
     /// counting its timeouts.
-    fn replace(&mut self, slot: u32) {
+    pub(super) fn replace(&mut self, slot: u32) {
+        if self.begin_again(slot) {
+            self.make_ready(slot);
+        }
+    }
+
+    /// What [`Self::replace`] does before anything is sent. False if there is nothing to say any more.
+    pub(super) fn begin_again(&mut self, slot: u32) -> bool {
         let replaced = self.sendings[self.table.hot[slot].sending].flight.clone();
         self.drop_sending(slot);
-        if self.begin(self.now, slot) {
+        let begun = self.begin(self.now, slot);
+        if begun {
             self.sendings[self.table.hot[slot].sending].flight.resume_after(&replaced);
-            self.ready.push_back(&mut self.table.hot, slot);
         }
+        begun
     }
 
     /// Sends what has not been acknowledged again, now: it went to where the device is not any more.
@@ -357,7 +355,7 @@ impl Service {
         let sending = self.table.hot[slot].sending;
         if let Some(sending) = self.sendings.get_mut(sending) {
             sending.flight.lose_all();
-            self.ready.push_back(&mut self.table.hot, slot);
+            self.make_ready(slot);
         } else {
             self.check_owed(slot);
         }

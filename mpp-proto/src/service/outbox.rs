@@ -65,8 +65,8 @@ pub(super) enum Say {
     },
     /// One more identifier for packets to the service.
     Identifier,
-    /// Nothing: a sign that the service is there.
-    Empty,
+    /// Nothing: an empty datagram, by which a device sees that it was heard.
+    Nothing,
 }
 
 /// A packet to send.
@@ -111,15 +111,6 @@ impl Outbox {
 
     pub(super) fn large(&mut self, path: Path, bytes: Box<[u8]>) {
         self.waiting.push_back(Out::Large { path, bytes });
-    }
-
-    /// The newest, if it is an answer to the Web request that is being handled. Whatever goes to a device on the Web path
-    /// is not in this queue.
-    pub(super) fn pop_web(&mut self) -> Option<Out> {
-        match self.waiting.back()? {
-            Out::Small { path, .. } | Out::Large { path, .. } if path.is_web() => self.waiting.pop_back(),
-            _ => None,
-        }
     }
 
     pub(super) fn pop(&mut self) -> Option<Out> {

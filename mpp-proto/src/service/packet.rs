@@ -7,9 +7,10 @@ use super::outbox::Say;
 use super::record::{MAX_DEVICE_IDENTIFIERS, State, flag};
 use super::refusal::Refusal;
 use super::timers::tenths;
+use super::web::Item;
 use super::{CloseReason, Route, Service};
 use crate::channel::{CollapseKey, DEFAULT_TTL, Event, EventError, Urgency};
-use crate::crypto::{ConnectionId, open_header, open_packet};
+use crate::crypto::{ConnectionId, PacketKeys, open_header, open_packet, seal_packet};
 use crate::ids::{AccountId, Epoch, RequestId, Serial};
 use crate::path::{Datagram, Disposition, DropReason, Path};
 use crate::rud::flight::MAX_TIMEOUTS;
@@ -51,7 +52,7 @@ impl Service {
             return Disposition::Dropped(DropReason::StaleIdentifier);
         }
         let slot = id.slot;
-        if self.outbox.is_full() || path.is_web() && !self.lines.has_room(slot) {
+        if self.outbox.is_full() || path.is_web() && self.web.is_full(slot) {
             return Disposition::Dropped(DropReason::Capacity);
         }
         let block = open_header(&self.table.seal[slot].header, header);
@@ -64,13 +65,21 @@ impl Service {
             &block,
             header.nonce_input(),
         );
-        let Some(plaintext) = opened.ok().and_then(|range| payload.get(range)) else {
-            return Disposition::Dropped(DropReason::Unauthentic);
-        };
-        // A copy that was carried to another transport does nothing.
+        let Ok(range) = opened else { return Disposition::Dropped(DropReason::Unauthentic) };
+        // A copy that was carried to another transport does nothing. It is put back as it was.
         if header.web != path.is_web() {
+            let keys = PacketKeys {
+                key: &self.table.open[slot].key,
+                iv: &self.table.ids[slot].open_iv,
+                header: &self.table.seal[slot].header,
+            };
+            seal_packet(&keys, payload, SERVICE_IDENTIFIER, block, header.nonce_input());
             return Disposition::Dropped(DropReason::OtherTransport);
         }
+        if path.is_web() {
+            self.web.begin(slot);
+        }
+        let plaintext = payload.get(range).unwrap_or_default();
         let from = From { path, size, unheard: 0 };
         self.handle_authentic(now, &from, slot, &header, plaintext);
         Disposition::Accepted
@@ -94,15 +103,12 @@ impl Service {
         }
         let random = self.rng.array::<{ RESET_SIZE - RESET_TOKEN }>();
         let packet = reset_packet(&random, &self.identifiers.reset_token(identifier));
-        self.outbox.small(path, &packet);
+        self.send_small(path, &packet);
         self.stats.resets += 1;
     }
 
     fn handle_authentic(&mut self, now: Instant, from: &From, slot: u32, header: &Header, plaintext: &[u8]) {
         if self.table.hot[slot].state == State::Closing {
-            if from.path.is_web() && self.lines.open(slot).is_some() {
-                self.came_by_web(slot, from.path, false);
-            }
             return self.answer_closing(now, slot);
         }
         let (Ok(()), Ok(plaintext)) =
@@ -113,19 +119,21 @@ impl Service {
         let window = &mut self.table.open[slot].window;
         let seen = window.observe(header.number);
         let newest = window.highest() == Some(header.number);
+        if from.path.is_web() {
+            self.web.judged(seen, newest);
+        }
         let silent_since = self.table.heard(slot, now);
         // What comes from another socket of the device says nothing about whether its path still leads to it.
         let aside = is_probe(plaintext.fragment) && !self.table.is_path(slot, &from.path);
         let missed = self.missed(slot);
         if seen == Seen::New {
-            if from.path.is_web() && self.lines.open(slot).is_some() {
-                self.came_by_web(slot, from.path, newest);
-            }
             if !aside {
                 self.heard(now, slot);
             }
             if self.table.hot[slot].state == State::HalfOpen {
                 self.confirm(now, slot);
+                // Whoever waits for the confirmation is told at once.
+                self.web.is_urgent();
             }
             if self.is_worn_out(slot, header.number) && self.table.hot[slot].is_live() {
                 return self.close_record(now, slot, CloseReason::ByService(Code::TIMEOUT));
@@ -167,12 +175,17 @@ impl Service {
         if seen != Seen::New || !self.table.hot[slot].is_live() {
             return;
         }
-        if newest && !self.table.is_path(slot, &from.path) && !is_probe(plaintext.fragment) {
-            self.suggest(now, slot, from.path, from.size);
+        if newest && !is_probe(plaintext.fragment) {
+            if from.path.is_web() {
+                self.come_by_web(slot, from.path);
+            } else if !self.table.is_path(slot, &from.path) {
+                self.suggest(now, slot, from.path, from.size);
+            }
         }
         let from = From { unheard: missed + self.timeouts(slot), ..*from };
         self.handle_content(now, &from, slot, &plaintext, newest);
-        if self.table.hot[slot].is_live() && !aside {
+        // By Web what it is owed goes into the answer.
+        if self.table.hot[slot].is_live() && !aside && !self.is_web(slot) {
             self.reached(now, slot, silent_since);
         }
     }
@@ -274,19 +287,16 @@ impl Service {
 
     /// Says something on the active path.
     pub(super) fn say(&mut self, slot: u32, say: Say) {
-        if self.table.is_web(slot) {
-            return self.say_by_web(slot, say);
+        let hot = &self.table.hot[slot];
+        if hot.is_web() {
+            self.say_by_web(slot, Item::Say(say));
+        } else {
+            self.outbox.say(slot, hot.generation, None, say);
         }
-        let generation = self.table.hot[slot].generation;
-        self.outbox.say(slot, generation, None, say);
     }
 
     /// Says something on another path.
     pub(super) fn say_to(&mut self, slot: u32, path: Path, say: Say) {
-        // There it takes a request to say anything.
-        if path.is_web() {
-            return;
-        }
         let generation = self.table.hot[slot].generation;
         self.outbox.say(slot, generation, Some(path), say);
     }
@@ -347,11 +357,15 @@ impl Service {
         }
         let granted = self.granted(heartbeat.interval);
         self.table.owner[slot].interval = granted;
+        let granted = (granted != tenths(heartbeat.interval)).then_some(granted);
+        if from.path.is_web() && self.status_by_web(slot, heartbeat.request, granted) {
+            return;
+        }
         let say = Say::Status {
             request: Some(heartbeat.request),
             seen: from.path.remote,
             unheard: from.unheard,
-            granted: (granted != tenths(heartbeat.interval)).then_some(granted),
+            granted,
         };
         self.answer_to(slot, from, say);
     }

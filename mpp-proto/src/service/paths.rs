@@ -162,9 +162,12 @@ impl Service {
         let (slot, candidate, old) = (v.slot, v.candidate, v.old);
         let (to_candidate, to_old) = (v.candidate_challenge, v.old_challenge);
         // After a change of address the new path has to show that it carries packets of full size.
-        let pad = old.is_web() || candidate.remote.ip() != old.remote.ip();
+        let pad = candidate.remote.ip() != old.remote.ip() || old.is_web();
         self.say_to(slot, candidate, Say::Challenge { challenge: to_candidate, pad });
-        self.say_to(slot, old, Say::Challenge { challenge: to_old, pad: false });
+        // By Web nothing is asked: where requests come from is no address.
+        if !old.is_web() {
+            self.say_to(slot, old, Say::Challenge { challenge: to_old, pad: false });
+        }
         self.schedule_validation(at, next, now);
     }
 
@@ -204,12 +207,15 @@ impl Service {
     }
 
     /// From now on this is the path of the connection.
-    fn move_to(&mut self, slot: u32, path: Path) {
-        let before = self.table.hot[slot].remote().ip();
-        self.leave_web(slot, &path);
+    pub(super) fn move_to(&mut self, slot: u32, path: Path) {
+        let before = self.table.path(slot);
+        self.table.set_path(slot, &path);
         self.table.hot[slot].set(flag::MOVED);
         self.announce(slot);
-        if before != path.remote.ip() {
+        if before.is_web() && !path.is_web() {
+            self.leave_web(slot);
+        }
+        if before.remote.ip() != path.remote.ip() || before.is_web() != path.is_web() {
             // Another network: what was measured does not hold there, and the old identifier would link the two.
             let hot = &mut self.table.hot[slot];
             hot.rtt = Default::default();

@@ -121,6 +121,11 @@ impl Hot {
         self.flags &= !flag;
     }
 
+    /// Whether its newest packet came by Web.
+    pub(super) const fn is_web(&self) -> bool {
+        self.link.0 == LinkId::WEB.0
+    }
+
     /// Whether notifications go to it.
     pub(super) const fn is_live(&self) -> bool {
         matches!(self.state, State::Connected | State::Overdue1 | State::Overdue2)
@@ -286,19 +291,10 @@ impl Table {
     /// Whether this is the connection's path.
     pub(super) fn is_path(&self, slot: u32, path: &Path) -> bool {
         let hot = &self.hot[slot];
-        // Requests come from many ports.
-        if path.is_web() {
-            return self.is_web(slot);
-        }
         path.link == hot.link
             && path.remote.port() == hot.port
             && ip_bytes(path.remote.ip()) == hot.ip
             && Local::of(path) == self.locals.get(hot.local)
-    }
-
-    /// Whether the device is reached through the Web Service.
-    pub(super) fn is_web(&self, slot: u32) -> bool {
-        self.hot[slot].link == LinkId::WEB
     }
 
     pub(super) fn path(&self, slot: u32) -> Path {

@@ -36,7 +36,7 @@ pub enum RefusalReason {
     Channels,
     /// Too many requests of one device.
     Requests,
-    /// A message of an unknown type, or of one that does not come by Web.
+    /// A message of an unknown type.
     UnknownMessage,
     /// The ticket has no right to post there.
     NoRightToPost,
@@ -121,8 +121,6 @@ pub(super) enum Refusal {
     Requests { rate: Rate, retry_after: Duration },
     /// A message of a type that is not known here.
     UnknownMessage,
-    /// A question about a UDP path that did not come by UDP.
-    NotByWeb,
     /// The ticket has no right to post there.
     NoRightToPost,
     /// The event breaks a limit.
@@ -151,6 +149,8 @@ pub(super) enum Refusal {
     ProbeTooLong { limit: Duration },
     /// The echo does not prove the address of the probe.
     ProbeEcho,
+    /// Asked by Web, and about a way by UDP.
+    NotByWeb,
 }
 
 impl Refusal {
@@ -158,9 +158,9 @@ impl Refusal {
         match self {
             Self::Connect
             | Self::UnknownMessage
-            | Self::NotByWeb
             | Self::Event(_)
-            | Self::ProbeTooLong { .. } => Code::BAD_REQUEST,
+            | Self::ProbeTooLong { .. }
+            | Self::NotByWeb => Code::BAD_REQUEST,
             Self::Expired => Code::TICKET_EXPIRED,
             Self::Future | Self::Revoked => Code::UNAUTHORIZED,
             Self::NoRightToReceive | Self::NoRightToPost | Self::NoTicket(_) | Self::ProbeEcho => {
@@ -200,7 +200,7 @@ impl Refusal {
             Self::Connections { .. } => RefusalReason::Connections,
             Self::Channels { .. } => RefusalReason::Channels,
             Self::Requests { .. } => RefusalReason::Requests,
-            Self::UnknownMessage | Self::NotByWeb => RefusalReason::UnknownMessage,
+            Self::UnknownMessage => RefusalReason::UnknownMessage,
             Self::NoRightToPost => RefusalReason::NoRightToPost,
             Self::Event(_) => RefusalReason::Event,
             Self::Posts { .. } => RefusalReason::Posts,
@@ -212,7 +212,9 @@ impl Refusal {
             }
             Self::Undecided { .. } => RefusalReason::Undecided,
             Self::Host { .. } => RefusalReason::Host,
-            Self::Probes { .. } | Self::ProbeTooLong { .. } | Self::ProbeEcho => RefusalReason::Probes,
+            Self::Probes { .. } | Self::ProbeTooLong { .. } | Self::ProbeEcho | Self::NotByWeb => {
+                RefusalReason::Probes
+            }
         }
     }
 
@@ -272,7 +274,6 @@ impl fmt::Display for Refusal {
                 write!(f, "{} requests per second, {} at once", rate.per_second, rate.burst)
             }
             Self::UnknownMessage => f.write_str("unknown type of message"),
-            Self::NotByWeb => f.write_str("a question about a UDP path, asked by Web"),
             Self::NoRightToPost => f.write_str("the ticket has no right to post there"),
             Self::Event(error) => error.fmt(f),
             Self::Posts { .. } => f.write_str("256 posts per channel in 10 minutes"),
@@ -288,6 +289,7 @@ impl fmt::Display for Refusal {
             Self::Host { .. } => f.write_str("the host of the service does not take the post"),
             Self::Probes { .. } => f.write_str("no time for probes now"),
             Self::ProbeTooLong { limit } => write!(f, "probes of at most {} s", limit.as_secs()),
+            Self::NotByWeb => f.write_str("only by UDP: by Web there is no address to see or to probe"),
             Self::ProbeEcho => f.write_str("the echo is not of this address, connection and time"),
         }
     }
@@ -367,6 +369,7 @@ mod tests {
             Refusal::Probes { retry_after },
             Refusal::ProbeTooLong { limit: Duration::MAX },
             Refusal::ProbeEcho,
+            Refusal::NotByWeb,
         ];
         for reason in reasons.into_iter().chain(events.map(Refusal::Event)) {
             let text = reason.detail();

@@ -10,6 +10,7 @@ use super::exchange::{Holder, MAX_SKEW};
 use super::outbox::Say;
 use super::record::FORWARD_SECRET;
 use super::refusal::Refusal;
+use super::web::Item;
 use crate::crypto::TicketKey;
 use crate::time::{Instant, UnixTime};
 use crate::wire::{Direction, Emit, Header, MAX_PACKET, TicketRequest, TicketResponse, TokenPlain};
@@ -90,10 +91,15 @@ impl Service {
     /// Answers on the connection's path with a packet that is sealed at once, so that nothing secret waits in a queue.
     fn answer_now(&mut self, slot: u32, message: &impl Emit) {
         let number = self.table.take_number(slot);
-        let header = Header::single(number, Direction::ToInitiator);
+        let path = self.table.path(slot);
+        let header = Header { web: path.is_web(), ..Header::single(number, Direction::ToInitiator) };
         let mut room = [0; MAX_PACKET];
         let len = self.seal_message(slot, &header, &[], message, &mut room);
-        self.outbox.large(self.table.path(slot), room[..len].into());
+        if path.is_web() {
+            self.say_by_web(slot, Item::Sealed(room[..len].into()));
+        } else {
+            self.outbox.large(path, room[..len].into());
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::Service;
 use super::outbox::{Out, Say};
 use super::record::State;
 use super::timers::lease_of;
+use super::web::Item;
 use crate::batch::TransmitBatch;
 use crate::crypto::{PacketKeys, seal_packet};
 use crate::path::Path;
@@ -24,8 +25,16 @@ impl Service {
         let now = self.now;
         let before = batch.len();
         while batch.room().is_some() && !self.outbox.is_empty() && self.pace.is_free(now) {
-            let Some(out) = self.outbox.pop() else { break };
-            self.write(now, out, batch);
+            match self.outbox.pop() {
+                // It has come by Web since.
+                Some(Out::Say { slot, generation, to: None, say })
+                    if self.table.hot[slot].generation == generation && self.is_web(slot) =>
+                {
+                    self.say_by_web(slot, Item::Say(say));
+                }
+                Some(out) => self.write(now, out, batch),
+                None => break,
+            }
         }
         self.spread();
         // Answers went first: if any of them waits for the pace, so does everything else.
@@ -39,7 +48,8 @@ impl Service {
         batch.len() - before
     }
 
-    fn write(&mut self, now: Instant, out: Out, batch: &mut TransmitBatch) {
+    /// Adds one packet to a batch that has room for it.
+    pub(super) fn write(&mut self, now: Instant, out: Out, batch: &mut TransmitBatch) {
         let Some(room) = batch.room() else { return };
         let (path, len) = match out {
             Out::Small { path, len, bytes } => {
@@ -59,12 +69,14 @@ impl Service {
                 }
                 let path = to.unwrap_or_else(|| self.table.path(slot));
                 let say = self.fitted(slot, to, say);
-                let len = self.write_say(now, slot, to, say, room);
+                let len = self.write_say(now, slot, say, path.is_web(), room);
                 let allowed = match say {
                     Say::Endpoint { size, .. } => len <= size,
                     // To an address that was proven when it asked, and smaller than the request.
                     Say::ProbeAnswer { .. } => true,
-                    _ => to.is_none_or(|to| self.table.is_path(slot, &to) || self.may_send(slot, &to, len)),
+                    _ => to.is_none_or(|to| {
+                        to.is_web() || self.table.is_path(slot, &to) || self.may_send(slot, &to, len)
+                    }),
                 };
                 if !allowed {
                     return;
@@ -72,10 +84,15 @@ impl Service {
                 (path, len)
             }
         };
+        self.count_sent(now, len);
+        batch.push(path, len);
+    }
+
+    /// A packet of so many bytes goes out.
+    pub(super) fn count_sent(&mut self, now: Instant, len: usize) {
         self.pace.sent(now);
         self.stats.packets_sent += 1;
         self.stats.bytes_sent += len as u64;
-        batch.push(path, len);
     }
 
     /// A challenge is padded only if that much may go to where it goes: it matters more that it goes at all.
@@ -89,17 +106,9 @@ impl Service {
     }
 
     /// Writes one message as a packet; returns its length.
-    pub(super) fn write_say(
-        &mut self,
-        now: Instant,
-        slot: u32,
-        to: Option<Path>,
-        say: Say,
-        room: &mut [u8],
-    ) -> usize {
+    fn write_say(&mut self, now: Instant, slot: u32, say: Say, web: bool, room: &mut [u8]) -> usize {
         let number = self.table.take_number(slot);
         let probe = matches!(say, Say::Status { request: None, .. });
-        let web = to.is_none() && self.table.is_web(slot);
         let header = Header { wanted: probe, web, ..Header::single(number, Direction::ToInitiator) };
         match say {
             Say::Status { request, seen, unheard, granted } => {
@@ -152,7 +161,7 @@ impl Service {
                 let issued = [PacketExtension::Identifiers(&value)];
                 self.seal_message(slot, &header, &issued, &Nothing, room)
             }
-            Say::Empty => self.seal_message(slot, &header, &[], &Nothing, room),
+            Say::Nothing => self.seal_message(slot, &header, &[], &Nothing, room),
             Say::Close { code, retry_after } => {
                 let close = PacketExtension::Close(Close { code, reason: "", retry_after });
                 self.seal_message(slot, &header, &[close], &Nothing, room)

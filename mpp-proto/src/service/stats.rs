@@ -46,11 +46,11 @@ impl<const N: usize> Sum for [u64; N] {
 }
 
 summed! {
-/// Counters since the start of a service; the last seven are gauges.
+/// Counters since the start of a service; the last eight are gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceStats {
-    /// UDP datagrams received, whatever they were.
+    /// UDP datagrams and packets of Web requests received, whatever they were.
     pub packets_received: u64,
     /// Their bytes.
     pub bytes_received: u64,
@@ -116,18 +116,20 @@ pub struct ServiceStats {
     pub crowded: u64,
     /// What became of each event for each device.
     pub delivery: Delivery,
+    /// Requests that came by Web.
+    pub web_requests: u64,
+    /// Those of them that were held until there was something to say, or their time was over.
+    pub web_held_in_all: u64,
+    /// What was to be said to devices that come by Web and was not, because they did not ask in time. They ask again.
+    pub web_unsaid: u64,
     /// Posts about which the host did not decide in time.
     pub posts_expired: u64,
     /// Probes of devices that find out how long their network remembers them, taken.
     pub probes: u64,
     /// Those of them whose answer is still to come.
     pub probes_waiting: u64,
-    /// How often a device came to be reached through the Web Service instead of by UDP.
-    pub to_web: u64,
-    /// Gauge: devices that are reached through the Web Service now.
-    pub web_devices: u64,
-    /// Gauge: requests to the Web Service that wait for news.
-    pub web_waiting: u64,
+    /// Web requests that are held now.
+    pub web_held: u64,
     /// Posts that wait for the host's decision.
     pub posts_waiting: u64,
     /// Devices connected.

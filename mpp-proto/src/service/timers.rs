@@ -9,7 +9,7 @@ use super::outbox::Say;
 use super::paths::Validation;
 use super::probes::Probe;
 use super::record::{Hot, State, flag};
-use super::web::Line;
+use super::web::Desk;
 use super::{Progress, Service};
 use crate::pool::{Chunks, Slab};
 use crate::time::Instant;
@@ -29,8 +29,8 @@ const VALIDATION: u32 = 1 << 29;
 const POSTS: u32 = 1 << 28;
 /// Or that of a [`Probe`].
 const PROBE: u32 = VALIDATION | POSTS;
-/// Or that of a [`Line`].
-const LINE: u32 = SENDING | POSTS;
+/// Or that of a request that is held.
+const WEB: u32 = SENDING | POSTS;
 /// The bits that say whose it is.
 const KIND: u32 = SENDING | VALIDATION | POSTS;
 const _: () = assert!(crate::crypto::ConnectionId::MAX_SLOT < POSTS);
@@ -42,7 +42,7 @@ struct Timers<'a> {
     validations: &'a mut Slab<Validation>,
     posts: &'a mut Node,
     probes: &'a mut Slab<Probe>,
-    lines: &'a mut Slab<Line>,
+    desks: &'a mut Slab<Desk>,
 }
 
 impl Nodes for Timers<'_> {
@@ -51,7 +51,7 @@ impl Nodes for Timers<'_> {
             SENDING => &mut self.sendings[key & !KIND].timer,
             VALIDATION => &mut self.validations[key & !KIND].timer,
             PROBE => &mut self.probes[key & !KIND].timer,
-            LINE => &mut self.lines[key & !KIND].timer,
+            WEB => &mut self.desks[key & !KIND].timer,
             POSTS => self.posts,
             _ => &mut self.hot[key].timer,
         }
@@ -77,7 +77,7 @@ impl Service {
                 SENDING => self.sending_timer(now, key & !KIND),
                 VALIDATION => self.validation_timer(now, key & !KIND),
                 PROBE => self.probe_timer(key & !KIND),
-                LINE => self.line_timer(now, key & !KIND),
+                WEB => self.web_timer(now, key & !KIND),
                 _ => self.record_timer(now, key),
             }
         }
@@ -113,15 +113,15 @@ impl Service {
         wheel.cancel(&mut timers, probe | PROBE);
     }
 
-    /// Sets the timer of a request that waits.
-    pub(super) fn schedule_line(&mut self, line: u32, at: Instant, now: Instant) {
+    /// Sets the timer of a request that is held.
+    pub(super) fn schedule_web(&mut self, desk: u32, at: Instant, now: Instant) {
         let (wheel, mut timers) = self.timers();
-        wheel.schedule(&mut timers, line | LINE, deadline(at, now));
+        wheel.schedule(&mut timers, desk | WEB, deadline(at, now));
     }
 
-    pub(super) fn cancel_line(&mut self, line: u32) {
+    pub(super) fn cancel_web(&mut self, desk: u32) {
         let (wheel, mut timers) = self.timers();
-        wheel.cancel(&mut timers, line | LINE);
+        wheel.cancel(&mut timers, desk | WEB);
     }
 
     /// Sets the timer of the posts that wait.
@@ -136,9 +136,10 @@ impl Service {
     }
 
     fn timers(&mut self) -> (&mut Wheel, Timers<'_>) {
-        let Self { wheel, table, sendings, validations, posts, probes, lines, .. } = self;
+        let Self { wheel, table, sendings, validations, posts, probes, web, .. } = self;
         let (validations, posts, probes) = (&mut validations.slab, &mut posts.timer, &mut probes.slab);
-        (wheel, Timers { hot: &mut table.hot, sendings, validations, posts, probes, lines: &mut lines.slab })
+        let desks = &mut web.desks;
+        (wheel, Timers { hot: &mut table.hot, sendings, validations, posts, probes, desks })
     }
 
     pub(super) fn cancel_sending(&mut self, sending: u32) {
@@ -240,7 +241,7 @@ impl Service {
         if self.table.hot[slot].state != State::Closing {
             self.detach(slot);
         }
-        self.drop_line(slot);
+        self.drop_desk(slot);
         let (wheel, mut timers) = self.timers();
         wheel.cancel(&mut timers, slot);
         let hot = &mut self.table.hot[slot];

@@ -1,9 +1,9 @@
-//! Devices that are reached through the Web Service (SPEC.md, "The Web Service transport"). Their packets are the bodies
-//! of requests, and what goes to them is the answer to one: to the one at hand, or to one that waits for it.
+//! Requests of devices whose networks let no UDP through (SPEC.md, "The Web Service transport: the service").
 //!
-//! Nothing is repeated by a timer on this path. What has not been acknowledged goes along with the answer to the next
-//! request that waits.
+//! A request brings one packet, and its answer takes along what there is to say. If there is nothing, the request may be
+//! held until there is. What that takes is not in the devices' records: few devices come by Web.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -12,411 +12,529 @@ use core::time::Duration;
 
 use hashbrown::HashTable;
 
+use super::Progress;
+use super::Service;
 use super::outbox::{Out, Say};
 use super::paths::hash;
-use super::record::flag;
-use super::{Progress, Service};
+use super::record::{State, flag};
 use crate::batch::TransmitBatch;
+use crate::ids::RequestId;
 use crate::path::{Datagram, Disposition, DropReason, LinkId, Path};
 use crate::pool::{NIL, Slab};
+use crate::rud::replay::Seen;
 use crate::time::Instant;
 use crate::wheel::Node;
-use crate::wire::{Kind, MAX_PACKET, MAX_PACKETS, classify_service};
+use crate::wire::{Kind, MAX_PACKET, MAX_PACKETS, classify_service, put_web_packet};
 
-/// The longest that a request is held.
+/// A request is held so long at most, whatever it asks for.
 const MAX_WAIT: Duration = Duration::from_secs(55);
-/// A request is answered so long before the lease of its device ends, so that the next one comes in time.
+/// And no longer than so long before the end of the lease.
 const BEFORE_LEASE: Duration = Duration::from_secs(10);
-/// What waits for the next answer to a device, beside notifications. A device that makes requests takes it sooner.
-const MAX_SAYS: usize = MAX_PACKETS - 1;
+/// Answers that may wait for the host to ask for them.
+const MAX_ANSWERS: usize = 4096;
+/// What may wait to be said to one device until it asks again. As many fit one answer.
+const MAX_WAITING: usize = MAX_PACKETS;
 
-/// The host's name for one request to its Web Service: no two that wait have the same.
+/// The host's name for one HTTP request: no two that are not answered have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WebId(pub u64);
 
-/// One request to the Web Service.
+/// One HTTP request `POST /.well-known/mmmpresence`.
 #[derive(Debug)]
 pub struct WebRequest<'a> {
-    /// What the answer will be called.
+    /// Its name, by which [`Service::poll_web`] gives its answer.
     pub id: WebId,
-    /// Who made it, as far as the host knows: the limits for strangers go by it.
+    /// Where it came from: the client, or whatever a proxy that the host trusts says of it.
     pub remote: SocketAddr,
-    /// How long it may wait for news, if it says that it may. 55 s at most.
+    /// For how long it may be held, `?wait=` of its query: 1 to 55 s. None: it is answered at once.
     pub wait: Option<Duration>,
-    /// The body: one packet, at most 1452 bytes. It is decrypted in place.
+    /// Its body, which is one packet. It is decrypted in place; unless the answer is [`Disposition::Accepted`] its bytes
+    /// are left as they were.
     pub packet: &'a mut [u8],
 }
 
-/// What is known of a device while its packets come by Web.
+/// What there is of devices that come by Web, beyond their records: nothing for those with whom nothing is pending.
+#[derive(Debug)]
+pub(super) struct Web {
+    pub(super) desks: Slab<Desk>,
+    by_slot: HashTable<u32>,
+    /// The desks that hold a request, by its name.
+    by_id: HashTable<u32>,
+    limit: usize,
+    /// What is to be answered when the host asks for answers.
+    answers: VecDeque<Answer>,
+    /// The request that is being dealt with.
+    current: Option<Current>,
+    /// Where packets are written before they go into an answer, once one was.
+    scratch: Option<Box<TransmitBatch>>,
+}
+
+/// What is pending with one device.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct Desk {
     pub(super) timer: Node,
     slot: u32,
-    /// The request that waits.
-    held: Option<WebId>,
-    /// The answer to the last heartbeat: a reason to answer a request only when there is no time left to wait for more.
-    status: Option<Say>,
-    says: Vec<Say>,
+    held: Option<Held>,
+    /// What goes into the next answer.
+    waiting: VecDeque<Item>,
 }
 
-/// What is to be done about the request at hand.
+/// A request that waits for something to say.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Came {
-    slot: u32,
-    generation: u16,
-    /// Whether it may wait.
-    may_wait: bool,
+struct Held {
+    id: WebId,
+    until: Instant,
+    asked: Option<Asked>,
 }
 
-/// The lines, found by the slot of their connection and by the request that waits, and the answers that the host has not
-/// taken.
+/// A Heartbeat that is answered when its request is.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    request: RequestId,
+    granted: Option<u16>,
+}
+
+/// One packet for an answer.
 #[derive(Debug)]
-pub(super) struct Lines {
-    pub(super) slab: Slab<Line>,
-    capacity: u32,
-    by_slot: HashTable<u32>,
-    by_id: HashTable<u32>,
-    done: VecDeque<(WebId, Vec<u8>)>,
-    /// Connections whose request that waits is to be answered.
-    due: VecDeque<(u32, u16)>,
-    came: Option<Came>,
-    /// Where answers are written; made when there is the first one.
-    batch: Option<TransmitBatch>,
+pub(super) enum Item {
+    Say(Say),
+    /// Sealed already.
+    Sealed(Box<[u8]>),
 }
 
-impl Lines {
-    /// Room for so many devices at once.
-    pub(super) fn new(capacity: u32) -> Self {
+/// A request on its way to its answer.
+#[derive(Debug)]
+struct Answer {
+    id: WebId,
+    to: Whom,
+}
+
+#[derive(Debug)]
+enum Whom {
+    /// Nothing is said, to whoever it is.
+    Nobody,
+    /// What answers an exchange, or a packet of a connection that is gone.
+    Stranger(Box<[u8]>),
+    Device {
+        slot: u32,
+        generation: u16,
+        asked: Option<Asked>,
+    },
+}
+
+/// What came of the packet of a request.
+#[derive(Debug)]
+struct Current {
+    wait: bool,
+    /// Whose it is. Nothing that it causes answers another request of the same device.
+    slot: u32,
+    seen: Seen,
+    /// Whether none of its connection that was sent later has come.
+    newest: bool,
+    reply: Option<Box<[u8]>>,
+    asked: Option<Asked>,
+}
+
+impl Web {
+    /// Room for so many connections, and for so many requests that are held.
+    pub(super) fn new(capacity: u32, limit: u32) -> Self {
         Self {
-            slab: Slab::new(capacity),
-            capacity,
+            desks: Slab::new(capacity),
             by_slot: HashTable::new(),
             by_id: HashTable::new(),
-            done: VecDeque::new(),
-            due: VecDeque::new(),
-            came: None,
-            batch: None,
+            limit: limit as usize,
+            answers: VecDeque::new(),
+            current: None,
+            scratch: None,
         }
+    }
+
+    /// Requests that are held.
+    pub(super) fn held(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether nobody waits for an answer that could be given.
+    pub(super) fn is_drained(&self) -> bool {
+        self.answers.is_empty()
     }
 
     fn find(&self, slot: u32) -> Option<u32> {
-        self.by_slot.find(hash(slot), |at| self.slab[*at].slot == slot).copied()
+        self.by_slot.find(hash(slot), |at| self.desks[*at].slot == slot).copied()
     }
 
-    fn of(&mut self, slot: u32) -> Option<&mut Line> {
-        let at = self.find(slot)?;
-        self.slab.get_mut(at)
-    }
-
-    /// Whether there is room for one more device.
-    pub(super) const fn has_room_for_new(&self) -> bool {
-        self.slab.len() < self.capacity
-    }
-
-    /// Whether there is room for this connection, or it is here.
-    pub(super) fn has_room(&self, slot: u32) -> bool {
-        self.has_room_for_new() || self.find(slot).is_some()
-    }
-
-    /// The line of a connection, a new one if it has none; none if there is no room.
-    pub(super) fn open(&mut self, slot: u32) -> Option<u32> {
+    /// The desk of a device, made if there is none.
+    fn desk(&mut self, slot: u32) -> Option<u32> {
         if let Some(at) = self.find(slot) {
             return Some(at);
         }
-        let at = self.slab.insert(Line { slot, ..Line::default() })?;
-        let slab = &self.slab;
-        self.by_slot.insert_unique(hash(slot), at, |at| hash(slab[*at].slot));
+        let at = self.desks.insert(Desk { slot, ..Desk::default() })?;
+        let desks = &self.desks;
+        self.by_slot.insert_unique(hash(slot), at, |at| hash(desks[*at].slot));
         Some(at)
     }
 
-    fn remove(&mut self, at: u32) -> Option<Line> {
-        self.let_go(at);
-        let gone = self.slab.remove(at)?;
-        if let Ok(entry) = self.by_slot.find_entry(hash(gone.slot), |found| *found == at) {
+    /// Takes the request that a desk holds.
+    fn take_held(&mut self, at: u32) -> Option<Held> {
+        let held = self.desks.get_mut(at)?.held.take()?;
+        if let Ok(entry) = self.by_id.find_entry(hash_id(held.id), |found| *found == at) {
             entry.remove();
         }
-        Some(gone)
+        Some(held)
     }
 
-    /// Makes this the request that waits.
-    fn hold(&mut self, at: u32, id: WebId) {
-        self.slab[at].held = Some(id);
-        let slab = &self.slab;
-        let key = |at: &u32| slab[*at].held.map_or(0, name_hash);
-        self.by_id.insert_unique(name_hash(id), at, key);
+    fn put_held(&mut self, at: u32, held: Held) {
+        self.desks[at].held = Some(held);
+        let desks = &self.desks;
+        let id_of = |at: &u32| desks[*at].held.map_or(WebId(0), |held| held.id);
+        self.by_id.insert_unique(hash_id(held.id), at, |at| hash_id(id_of(at)));
     }
 
-    /// The request that waits does not any more.
-    fn let_go(&mut self, at: u32) -> Option<WebId> {
-        let id = self.slab.get_mut(at)?.held.take()?;
-        if let Ok(entry) = self.by_id.find_entry(name_hash(id), |found| *found == at) {
+    /// Gives up a desk with which nothing is pending. Its timer is not set.
+    fn tidy(&mut self, at: u32) {
+        let Some(desk) = self.desks.get(at).filter(|d| d.held.is_none() && d.waiting.is_empty()) else {
+            return;
+        };
+        let slot = desk.slot;
+        self.desks.remove(at);
+        if let Ok(entry) = self.by_slot.find_entry(hash(slot), |found| *found == at) {
             entry.remove();
         }
-        Some(id)
     }
 
-    fn holder(&self, id: WebId) -> Option<u32> {
-        self.by_id.find(name_hash(id), |at| self.slab[*at].held == Some(id)).copied()
+    /// The request that is being dealt with, if it is this device's.
+    fn current_of(&mut self, slot: u32) -> Option<&mut Current> {
+        self.current.as_mut().filter(|current| current.slot == slot)
     }
 
-    fn answer(&mut self, id: WebId, body: Vec<u8>) {
-        self.done.push_back((id, body));
+    /// What answers the request that is being dealt with, when it is an exchange or of a connection that is gone.
+    pub(super) fn reply(&mut self, packet: Box<[u8]>) {
+        if let Some(current) = &mut self.current {
+            current.reply = Some(packet);
+        }
     }
 
-    /// Devices that are here now, and requests that wait.
-    pub(super) fn len(&self) -> (usize, usize) {
-        (self.by_slot.len(), self.by_id.len())
+    /// Whether a request of this connection cannot be held, though it wants to be, because too many are.
+    pub(super) fn is_full(&self, slot: u32) -> bool {
+        let has_place = || self.find(slot).is_some_and(|at| self.desks[at].held.is_some());
+        self.by_id.len() >= self.limit && self.current.as_ref().is_some_and(|c| c.wait) && !has_place()
     }
 
-    /// Whether every answer has been taken, and every request that waits is to go on waiting.
-    pub(super) fn is_idle(&self) -> bool {
-        self.done.is_empty() && self.due.is_empty()
+    /// From here on the request that is being dealt with is known to be one of this connection.
+    pub(super) fn begin(&mut self, slot: u32) {
+        if let Some(current) = &mut self.current {
+            current.slot = slot;
+        }
+    }
+
+    /// The request that is being dealt with is not to be held.
+    pub(super) fn is_urgent(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.newest = false;
+        }
+    }
+
+    /// Whether its packet had come before, and whether any that was sent later has.
+    pub(super) fn judged(&mut self, seen: Seen, newest: bool) {
+        if let Some(current) = &mut self.current {
+            (current.seen, current.newest) = (seen, newest);
+        }
     }
 }
 
-/// Names are the host's own numbers: nobody else chooses them.
-const fn name_hash(WebId(id): WebId) -> u64 {
-    (id ^ id >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-/// A packet of an answer, with its length in front.
-fn add(body: &mut Vec<u8>, packet: &[u8]) {
-    let len = u16::try_from(packet.len()).unwrap_or(0);
-    body.extend_from_slice(&len.to_be_bytes());
-    body.extend_from_slice(packet);
+/// The host counts its requests: nobody else chooses their names.
+const fn hash_id(id: WebId) -> u64 {
+    id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Service {
-    /// Takes a request to the Web Service. If it is [`Disposition::Accepted`], [`poll_web`](Self::poll_web) gives its answer,
-    /// now or later and exactly once, unless [`handle_web_closed`](Self::handle_web_closed) is faster. What is for
-    /// another shard or node is handed over there. Else the host answers at once and without a body: with 503 if it was
-    /// dropped for [`DropReason::Capacity`], [`DropReason::RateLimited`] or [`DropReason::Closed`], else with 400.
+    /// Takes an HTTP request. [`Disposition::Accepted`]: [`poll_web`](Self::poll_web) gives its answer, now or later, once.
+    /// [`Disposition::OtherShard`], [`Disposition::OtherNode`]: it belongs there. Anything else the host answers itself, with
+    /// an empty body: 503 and a `Retry-After` if the reason is [`DropReason::Capacity`], [`DropReason::RateLimited`] or
+    /// [`DropReason::Closed`], 413 if it is [`DropReason::Size`], else 400. Nothing is held for what is not authentic.
     pub fn handle_web_request(&mut self, now: Instant, request: WebRequest<'_>) -> Disposition {
-        let WebRequest { id, remote, wait, packet } = request;
-        // What is due comes first, so that the order of things does not depend on how often the host calls.
         while self.handle_timeout(now, NonZeroUsize::MAX) == Progress::More {}
-        let path = Path::new(LinkId::WEB, remote);
-        let size = packet.len();
-        let kind = if size > MAX_PACKET { Kind::None } else { classify_service(packet) };
-        self.lines.came = None;
-        let disposition = match kind {
-            Kind::Step1 => self.handle_step1(now, Datagram { path, payload: packet }),
-            Kind::Data => self.handle_data(now, Datagram { path, payload: packet }),
-            // What else comes to the port of a service is no packet of a device.
-            Kind::Stun | Kind::None => Disposition::Dropped(DropReason::Size),
+        let WebRequest { id, remote, wait, packet } = request;
+        let size = packet.len() as u64;
+        self.stats.web_requests += 1;
+        let wait = wait.map(|wait| wait.min(MAX_WAIT));
+        self.web.current = Some(Current {
+            wait: wait.is_some(),
+            slot: NIL,
+            seen: Seen::TooOld,
+            newest: false,
+            reply: None,
+            asked: None,
+        });
+        let datagram = Datagram { path: Path::new(LinkId::WEB, remote), payload: packet };
+        let disposition = match classify_service(datagram.payload) {
+            _ if datagram.payload.len() > MAX_PACKET => Disposition::Dropped(DropReason::Size),
+            _ if self.web.answers.len() >= MAX_ANSWERS => Disposition::Dropped(DropReason::Capacity),
+            Kind::Step1 => self.handle_step1(now, datagram),
+            Kind::Data => self.handle_data(now, datagram),
+            // Whoever asks by Web where it is learns nothing of its way by UDP.
+            Kind::Stun | Kind::None => Disposition::NotForUs,
         };
-        self.count(disposition, size);
-        // An answer to a stranger, or to an exchange.
-        if let Some(out) = self.outbox.pop_web() {
-            let mut body = Vec::new();
-            match &out {
-                Out::Small { len, bytes, .. } => add(&mut body, &bytes[..usize::from(*len)]),
-                Out::Large { bytes, .. } => add(&mut body, bytes),
-                Out::Say { .. } => {}
+        self.tally(disposition, size);
+        let Some(mut current) = self.web.current.take() else { return disposition };
+        match (disposition, current.reply.take()) {
+            (Disposition::Accepted, _) if current.slot != NIL => self.settle(now, id, wait, &current),
+            (Disposition::Accepted, None) => self.web.answers.push_back(Answer { id, to: Whom::Nobody }),
+            // That a connection is gone is worth an answer, though the packet counts as dropped.
+            (Disposition::Accepted | Disposition::Dropped(DropReason::StaleIdentifier), Some(reply)) => {
+                self.web.answers.push_back(Answer { id, to: Whom::Stranger(reply) });
+                return Disposition::Accepted;
             }
-            self.count_sent(now, body.len() - 2);
-            self.lines.answer(id, body);
-            return Disposition::Accepted;
+            _ => {}
         }
-        if disposition != Disposition::Accepted {
-            return disposition;
-        }
-        match self.lines.came.take() {
-            Some(came) => self.serve(now, id, came, wait),
-            // A copy, or older than what is known: it gets nothing and is not held.
-            None => self.lines.answer(id, Vec::new()),
-        }
-        Disposition::Accepted
+        disposition
     }
 
-    /// The client of this request has gone: it is not answered any more.
-    pub fn handle_web_closed(&mut self, _now: Instant, id: WebId) {
-        if let Some(at) = self.lines.holder(id) {
-            self.cancel_line(at);
-            self.lines.let_go(at);
+    /// The client of a request has hung up: it gets no answer any more.
+    pub fn handle_web_closed(&mut self, now: Instant, id: WebId) {
+        self.now = self.now.max(now);
+        let held = |at: &u32| self.web.desks[*at].held.is_some_and(|held| held.id == id);
+        if let Some(at) = self.web.by_id.find(hash_id(id), held).copied() {
+            self.web.take_held(at);
+            self.cancel_web(at);
+            self.web.tidy(at);
+        } else {
+            self.web.answers.retain(|answer| answer.id != id);
         }
-        self.lines.done.retain(|(done, _)| *done != id);
     }
 
-    /// The next answer that is ready: its request, and in `out`, which is cleared first, the body. To be asked when
-    /// [`poll_transmit`](Self::poll_transmit) gives nothing any more, until this gives nothing either.
+    /// The next answer: whose it is, and in `out`, which is cleared first, the body of a response 200. Like
+    /// [`poll_transmit`](Self::poll_transmit), to be called after everything else until it gives nothing.
     pub fn poll_web(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<WebId> {
         self.now = self.now.max(now);
-        while let Some((slot, generation)) = self.lines.due.pop_front() {
-            if self.table.hot[slot].generation == generation
-                && let Some(at) = self.lines.find(slot).filter(|at| self.lines.slab[*at].held.is_some())
-                && (!self.lines.slab[at].says.is_empty() || self.has_news(slot))
-                && let Some(id) = self.lines.let_go(at)
-            {
-                self.cancel_line(at);
-                self.answer_web(self.now, slot, id, false);
-            }
+        let now = self.now;
+        self.spread();
+        if self.web.answers.is_empty() || !self.pace.is_free(now) {
+            return None;
         }
-        let (id, body) = self.lines.done.pop_front()?;
+        let Answer { id, to } = self.web.answers.pop_front()?;
         out.clear();
-        out.extend_from_slice(&body);
+        match to {
+            Whom::Nobody => {}
+            Whom::Stranger(packet) => {
+                self.count_sent(now, packet.len());
+                put_web_packet(out, &packet);
+            }
+            Whom::Device { slot, generation, asked } => self.compose(now, slot, generation, asked, out),
+        }
         Some(id)
     }
 
-    /// Answers the request at hand, or holds it.
-    fn serve(&mut self, now: Instant, id: WebId, came: Came, wait: Option<Duration>) {
-        let Came { slot, generation, may_wait } = came;
-        let Some(at) = self.lines.find(slot).filter(|_| self.table.hot[slot].generation == generation) else {
-            return self.lines.answer(id, Vec::new());
-        };
-        if !self.table.is_web(slot) {
-            return self.lines.answer(id, Vec::new());
-        }
-        let wait = wait.filter(|_| may_wait && self.table.hot[slot].is_live());
-        if let Some(wait) = wait {
-            // One at a time: the device has given up the older one, or will be content with less.
-            self.cancel_line(at);
-            if let Some(older) = self.lines.let_go(at) {
-                self.lines.answer(older, Vec::new());
-            }
-            self.send_again(slot);
-            if self.lines.slab[at].says.is_empty() && !self.has_news(slot) {
-                let longest = MAX_WAIT.min(self.lease(slot).saturating_sub(BEFORE_LEASE));
-                self.lines.hold(at, id);
-                self.schedule_line(at, now + wait.min(longest), now);
-                return;
-            }
-        }
-        self.answer_web(now, slot, id, wait.is_none());
+    /// Whether the device's newest packet came by Web.
+    pub(super) fn is_web(&self, slot: u32) -> bool {
+        self.table.hot[slot].is_web()
     }
 
-    /// A request has waited for as long as it may.
-    pub(super) fn line_timer(&mut self, now: Instant, at: u32) {
-        let slot = self.lines.slab[at].slot;
-        if let Some(id) = self.lines.let_go(at) {
-            self.answer_web(now, slot, id, false);
-        }
-    }
-
-    /// A packet that is new came by Web: that is where its device is, and the answers go.
-    pub(super) fn came_by_web(&mut self, slot: u32, path: Path, newest: bool) {
+    /// An authentic request of a device: it is answered if there is something to say, or if it is not to be held.
+    fn settle(&mut self, now: Instant, id: WebId, wait: Option<Duration>, current: &Current) {
+        let Current { slot, seen, newest, asked, .. } = *current;
         let hot = &self.table.hot[slot];
-        // What confirms a connection is answered at once.
-        let may_wait = newest && hot.has(flag::CONNECTED);
-        self.lines.came = Some(Came { slot, generation: hot.generation, may_wait });
-        if !newest {
+        let generation = hot.generation;
+        // Whoever copies a request gets nothing that is meant for the device, and no place to wait.
+        if seen != Seen::New && hot.state != State::Closing {
+            return self.web.answers.push_back(Answer { id, to: Whom::Nobody });
+        }
+        let may_wait = newest && hot.is_live() && hot.is_web();
+        let due = self.due_by_web(now, slot);
+        if let Some(wait) = wait.filter(|_| may_wait && due.is_none_or(|at| at > now))
+            && let Some(at) = self.web.desk(slot)
+        {
+            // A device that says that it asks often is answered before its lease ends.
+            let until = now + wait.min(self.lease(slot).saturating_sub(BEFORE_LEASE));
+            // One of a connection at a time: the newer one is what the device waits for.
+            self.release(at);
+            if let Some(at) = self.web.desk(slot) {
+                self.web.put_held(at, Held { id, until, asked });
+                self.stats.web_held_in_all += 1;
+                return self.schedule_web(at, due.map_or(until, |due| due.min(until)), now);
+            }
+        }
+        self.web.answers.push_back(Answer { id, to: Whom::Device { slot, generation, asked } });
+    }
+
+    /// Answers the request that a desk holds, if it holds one.
+    fn release(&mut self, at: u32) {
+        if let Some(Held { id, asked, .. }) = self.web.take_held(at) {
+            let slot = self.web.desks[at].slot;
+            let generation = self.table.hot[slot].generation;
+            self.web.answers.push_back(Answer { id, to: Whom::Device { slot, generation, asked } });
+            self.cancel_web(at);
+            self.web.tidy(at);
+        }
+    }
+
+    /// When there is something to say to a device: now or earlier if there is, or when what it has not acknowledged is
+    /// due again.
+    fn due_by_web(&mut self, now: Instant, slot: u32) -> Option<Instant> {
+        if self.web.find(slot).is_some_and(|at| !self.web.desks[at].waiting.is_empty()) {
+            return Some(now);
+        }
+        let hot = &self.table.hot[slot];
+        if !hot.is_live() {
+            return None;
+        }
+        let newest = self.accounts.log(self.table.owner[slot].account).newest();
+        if hot.sending == NIL && (self.table.ids[slot].told >= newest || !self.begin(now, slot)) {
+            return None;
+        }
+        let hot = &self.table.hot[slot];
+        if hot.has(flag::URGENT) || self.is_outdated(now, slot) {
+            return Some(now);
+        }
+        let hot = &self.table.hot[slot];
+        Some(self.sendings[hot.sending].flight().due_by_web(&hot.rtt))
+    }
+
+    /// There may be something to say to a device: if a request of it is held, and there is, it is answered.
+    pub(super) fn news_by_web(&mut self, slot: u32) {
+        if self.web.current_of(slot).is_some() {
             return;
         }
-        let moved = !self.table.is_web(slot);
-        self.table.set_path(slot, &path);
-        if moved {
+        let Some(at) = self.web.find(slot) else { return };
+        let Some(Held { until, .. }) = self.web.desks[at].held else { return };
+        let now = self.now;
+        match self.due_by_web(now, slot) {
+            Some(due) if due <= now => self.release(at),
+            Some(due) => self.schedule_web(at, due.min(until), now),
+            None => {}
+        }
+    }
+
+    /// Says something in the next answer.
+    pub(super) fn say_by_web(&mut self, slot: u32, item: Item) {
+        let Some(at) = self.web.desk(slot) else { return };
+        let waiting = &mut self.web.desks[at].waiting;
+        if waiting.len() >= MAX_WAITING {
+            waiting.pop_front();
+            self.stats.web_unsaid += 1;
+        }
+        waiting.push_back(item);
+        self.news_by_web(slot);
+    }
+
+    /// A Heartbeat is answered when its request is, if that came by Web; false: it did not.
+    pub(super) fn status_by_web(&mut self, slot: u32, request: RequestId, granted: Option<u16>) -> bool {
+        let current = self.web.current_of(slot);
+        current.map(|current| current.asked = Some(Asked { request, granted })).is_some()
+    }
+
+    /// The device has come by Web: its path is that of its newest request.
+    pub(super) fn come_by_web(&mut self, slot: u32, path: Path) {
+        if self.is_web(slot) {
+            // Where requests come from is no address to send to, so it is not followed.
+            self.table.set_path(slot, &path);
+        } else {
             self.drop_validation(slot);
-            self.drop_probe(slot);
+            self.ready.remove(&mut self.table.hot, slot);
             let sending = self.table.hot[slot].sending;
             if sending != NIL {
                 self.cancel_sending(sending);
             }
-            let hot = &mut self.table.hot[slot];
-            (hot.rtt, hot.window) = Default::default();
-            hot.set(flag::MOVED);
-            self.announce(slot);
-            self.stats.to_web += 1;
-            self.send_again(slot);
+            self.move_to(slot, path);
+            self.stats.migrations += 1;
         }
     }
 
-    /// The device is reached by UDP again, at `path`: what waits for it goes there, and a request that waits has nothing to
-    /// wait for.
-    pub(super) fn leave_web(&mut self, slot: u32, path: &Path) {
-        let says = self.lines.of(slot).map(|line| core::mem::take(&mut line.says)).unwrap_or_default();
-        self.drop_line(slot);
-        self.table.set_path(slot, path);
-        says.into_iter().for_each(|say| self.say(slot, say));
-    }
-
-    /// The device is elsewhere, or gone.
-    pub(super) fn drop_line(&mut self, slot: u32) {
-        let Some(at) = self.lines.find(slot) else { return };
-        self.cancel_line(at);
-        if let Some(id) = self.lines.let_go(at) {
-            self.lines.answer(id, Vec::new());
-        }
-        self.lines.remove(at);
-    }
-
-    /// Says something to a device on the Web path: with the next answer, for which a request may be waiting.
-    pub(super) fn say_by_web(&mut self, slot: u32, say: Say) {
+    /// The device is followed to UDP: what waited for its next request goes there.
+    pub(super) fn leave_web(&mut self, slot: u32) {
+        let Some(at) = self.web.find(slot) else { return };
         let generation = self.table.hot[slot].generation;
-        let Some(line) = self.lines.of(slot) else { return };
-        match say {
-            Say::Status { request: Some(_), .. } => line.status = Some(say),
-            // There is no way to ask a device anything.
-            Say::Status { request: None, .. } | Say::Challenge { .. } => {}
-            say => {
-                if line.says.len() >= MAX_SAYS {
-                    line.says.remove(0);
-                }
-                line.says.push(say);
-                self.lines.due.push_back((slot, generation));
+        for item in core::mem::take(&mut self.web.desks[at].waiting) {
+            match item {
+                Item::Say(say) => self.outbox.say(slot, generation, None, say),
+                // It says that it was sent by Web. The device asks again.
+                Item::Sealed(_) => self.stats.web_unsaid += 1,
             }
         }
+        self.release(at);
+        self.web.tidy(at);
     }
 
-    /// There may be news for a device on the Web path.
-    pub(super) fn ready_by_web(&mut self, slot: u32) {
-        let generation = self.table.hot[slot].generation;
-        if self.lines.of(slot).is_some_and(|line| line.held.is_some()) {
-            self.lines.due.push_back((slot, generation));
+    /// The connection has ended: what was held for it is answered with nothing.
+    pub(super) fn drop_desk(&mut self, slot: u32) {
+        if let Some(at) = self.web.find(slot) {
+            self.web.desks[at].waiting.clear();
+            self.release(at);
+            self.web.tidy(at);
         }
     }
 
-    /// What has been sent and not acknowledged was lost with an answer, or is sent once more for nothing.
-    fn send_again(&mut self, slot: u32) {
-        let sending = self.table.hot[slot].sending;
-        if let Some(sending) = self.sendings.get_mut(sending)
-            && !sending.send_again()
-        {
-            self.drop_sending(slot);
+    /// The timer of a request that is held fired: its time is over, or what was said before is due again.
+    pub(super) fn web_timer(&mut self, now: Instant, at: u32) {
+        let Some(Held { until, .. }) = self.web.desks[at].held else { return };
+        let due = self.due_by_web(now, self.web.desks[at].slot);
+        if until <= now || due.is_some_and(|due| due <= now) {
+            self.release(at);
+        } else {
+            self.schedule_web(at, due.map_or(until, |due| due.min(until)), now);
         }
     }
 
-    /// Whether there is a Notify to send.
-    fn has_news(&mut self, slot: u32) -> bool {
-        self.table.hot[slot].is_live() && self.make_notify(self.now, slot)
-    }
-
-    /// Makes the answer to a request: what was said, and the Notify that is owed. One that did not wait is answered with
-    /// something authentic in any case: else nobody could tell the service's answer from anybody else's.
-    fn answer_web(&mut self, now: Instant, slot: u32, id: WebId, not_empty: bool) {
-        let mut batch = self.lines.batch.take().unwrap_or_else(|| TransmitBatch::new(MAX_PACKETS));
+    /// Writes what there is to say to a device: answers first, then what it is owed, 16 packets at most.
+    fn compose(&mut self, now: Instant, slot: u32, generation: u16, asked: Option<Asked>, out: &mut Vec<u8>) {
+        let hot = &self.table.hot[slot];
+        if hot.generation != generation || !(hot.is_live() || hot.state == State::Closing) {
+            return;
+        }
+        let path = Path::new(LinkId::WEB, hot.remote());
+        let mut batch = self.web.scratch.take().unwrap_or_else(|| Box::new(TransmitBatch::new(MAX_PACKETS)));
         batch.clear();
-        let path = self.table.path(slot);
-        let mut says = Vec::new();
-        if let Some(line) = self.lines.of(slot) {
-            says = core::mem::take(&mut line.says);
-            says.extend(line.status.take());
+        if let Some(Asked { request, granted }) = asked {
+            let say = Say::Status { request: Some(request), seen: path.remote, unheard: 0, granted };
+            self.write(now, Out::Say { slot, generation, to: Some(path), say }, &mut batch);
         }
-        let has_news = self.has_news(slot);
-        if says.is_empty() && !has_news && not_empty {
-            says.push(Say::Empty);
+        if self.is_web(slot) {
+            self.write_waiting(now, slot, generation, path, &mut batch);
+            if self.table.hot[slot].is_live() {
+                self.transmit_by_web(now, slot, &mut batch);
+            }
         }
-        for say in says {
-            let Some(room) = batch.room() else { break };
-            let len = self.write_say(now, slot, None, say, room);
-            batch.push(path, len);
-            self.count_sent(now, len);
+        if batch.is_empty() && self.table.hot[slot].is_live() {
+            // That it came is news to the device.
+            self.write(now, Out::Say { slot, generation, to: Some(path), say: Say::Nothing }, &mut batch);
         }
-        if has_news {
-            self.send_packets(now, slot, &mut batch);
-        }
-        let mut body = Vec::with_capacity(batch.iter().map(|(t, _)| t.len + 2 * MAX_PACKETS).sum());
-        for (transmit, bytes) in batch.iter() {
-            let size = transmit.segment_size.map_or(transmit.len.max(1), |size| usize::from(size.get()));
-            bytes.chunks(size).for_each(|packet| add(&mut body, packet));
-        }
-        self.lines.answer(id, body);
-        self.lines.batch = Some(batch);
+        batch.iter().for_each(|(_, packet)| put_web_packet(out, packet));
+        self.web.scratch = Some(batch);
     }
 
-    /// Counts a packet that goes out.
-    fn count_sent(&mut self, now: Instant, len: usize) {
-        self.pace.sent(now);
-        self.stats.packets_sent += 1;
-        self.stats.bytes_sent += len as u64;
+    fn write_waiting(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        generation: u16,
+        path: Path,
+        batch: &mut TransmitBatch,
+    ) {
+        let Some(at) = self.web.find(slot) else { return };
+        while batch.room().is_some()
+            && let Some(item) = self.web.desks[at].waiting.pop_front()
+        {
+            let out = match item {
+                Item::Say(say) => Out::Say { slot, generation, to: Some(path), say },
+                Item::Sealed(bytes) => Out::Large { path, bytes },
+            };
+            self.write(now, out, batch);
+        }
+        self.web.tidy(at);
+    }
+
+    /// Adds what the device is owed and has not been told, or not acknowledged in time.
+    fn transmit_by_web(&mut self, now: Instant, slot: u32, batch: &mut TransmitBatch) {
+        if self.due_by_web(now, slot).is_none_or(|due| due > now) || !self.renew_sending(now, slot) {
+            return;
+        }
+        let sending = self.table.hot[slot].sending;
+        if self.sendings[sending].flight_mut().repeat_by_web() {
+            // Sent as often as it may be: it goes on under a new number.
+            self.begin_again(slot);
+        }
+        if self.table.hot[slot].sending != NIL {
+            self.send_packets(now, slot, batch);
+        }
     }
 }
