@@ -13,7 +13,7 @@ use super::{Deadlines, Device, DeviceStats, POSITION_DELAY};
 use crate::path::{DropReason, LinkId};
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
-use crate::wire::{Code, MAX_PACKET};
+use crate::wire::{Code, MAX_PACKET, next_web_packet};
 
 /// Requests that fail in a row before another connection is tried for.
 const MAX_FAILURES: u32 = 2;
@@ -189,7 +189,7 @@ impl Device {
         let mut rest = Some(body);
         for _ in 0..MAX_PACKETS {
             let Some(body) = rest.take_if(|body| !body.is_empty()) else { break };
-            let Some((packet, others)) = next_packet(body) else {
+            let Some((packet, others)) = next_web_packet(body) else {
                 self.stats.dropped[DropReason::Malformed as usize] += 1;
                 break;
             };
@@ -383,10 +383,3 @@ impl Device {
 
 /// Packets in the body of an answer.
 const MAX_PACKETS: usize = crate::wire::MAX_PACKETS;
-
-/// The first packet of a body, and what follows.
-fn next_packet(body: &mut [u8]) -> Option<(&mut [u8], &mut [u8])> {
-    let (len, rest) = body.split_first_chunk_mut::<2>()?;
-    let len = usize::from(u16::from_be_bytes(*len));
-    if len > MAX_PACKET { None } else { rest.split_at_mut_checked(len) }
-}

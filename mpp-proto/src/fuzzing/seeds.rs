@@ -13,7 +13,7 @@ use crate::wire::{
     Acknowledge, AnswerKind, Close, Code, Connect, ConnectResponse, Emit, EndpointRequest, EndpointResponse,
     ErrorBody, EventRef, Failure, Heartbeat, Notify, PacketExtension, Post, Posted, ProbeAnswer,
     ProbeRequest, Purpose, Status, Subscribe, Subscribed, TicketRequest, TicketResponse, TokenPlain,
-    emit_answer, emit_plaintext_head,
+    emit_answer, emit_plaintext_head, put_web_packet,
 };
 
 const REQUEST: RequestId = RequestId(300);
@@ -241,6 +241,10 @@ fn texts(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
         expiry: TIME + Duration::from_secs(86_400),
     };
     seeds.push(("token", "service", of(&plain)));
+    let mut body = Vec::new();
+    [40, 1200].iter().for_each(|len| put_web_packet(&mut body, &vec![0x70; *len]));
+    seeds.push(("web", "cut", body.get(..600).unwrap_or_default().to_vec()));
+    seeds.push(("web", "two_packets", body));
     let saved = world.device.resume().to_bytes();
     seeds.push(("resume", "without_checksum", saved.get(..saved.len() - 4).unwrap_or_default().to_vec()));
     seeds.push(("resume", "whole", saved.to_vec()));

@@ -3,7 +3,6 @@
 
 use alloc::vec::Vec;
 
-#[cfg(any(test, feature = "fuzzing"))]
 use super::MAX_PACKET;
 
 /// Adds a packet of at most 1452 bytes to an answer.
@@ -16,7 +15,6 @@ pub(crate) fn put_web_packet(body: &mut Vec<u8>, packet: &[u8]) {
 
 /// The first packet of an answer and what follows it. `None` at its end, and where it says what it does not hold: what
 /// stands in front of that counts, for each packet is authentic by itself or nothing.
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn next_web_packet(body: &mut [u8]) -> Option<(&mut [u8], &mut [u8])> {
     let (len, rest) = body.split_first_chunk_mut::<2>()?;
     let len = usize::from(u16::from_be_bytes(*len));
