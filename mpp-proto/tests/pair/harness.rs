@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use mpp_proto::*;
 
+use super::web::Http;
+
 pub(crate) const ACCOUNT: &str = "alice@example.com";
 const LATENCY: Duration = Duration::from_millis(20);
 const LINK: LinkId = LinkId(0);
@@ -55,6 +57,8 @@ pub(crate) struct Pair {
     pub(crate) service_events: Vec<ServiceEvent>,
     /// The host of the service does not ask.
     pub(crate) host_sleeps: bool,
+    /// The way by Web, if there is one.
+    pub(crate) http: Option<Http>,
 }
 
 fn service_address() -> SocketAddr {
@@ -126,6 +130,7 @@ impl Pair {
             no_asking: Vec::new(),
             service_events: Vec::new(),
             host_sleeps: false,
+            http: None,
         }
     }
 
@@ -227,6 +232,7 @@ impl Pair {
             let arrival = self.wire.iter().map(|(at, ..)| *at).min();
             let deadlines = [
                 arrival,
+                self.http.as_ref().and_then(Http::next),
                 self.device.poll_timeout().map(|w| w.at),
                 self.service.poll_timeout().map(|w| w.at),
                 Some(end),
@@ -250,6 +256,9 @@ impl Pair {
     }
 
     fn arrive(&mut self) {
+        if let Some(http) = &mut self.http {
+            http.arrive(self.now, &mut self.device, &mut self.service);
+        }
         while let Some(at) = self.wire.iter().position(|(at, ..)| *at <= self.now) {
             let (_, to_service, mut packet) = self.wire.remove(at).unwrap();
             if let Some(from) = to_service {
@@ -285,6 +294,10 @@ impl Pair {
                             LinkState::Failed
                         };
                         self.device.handle_link(self.now, link, state);
+                    }
+                    DeviceEvent::OpenLink { link, kind: LinkKind::Web } if self.http.is_some() => {
+                        let local = self.address;
+                        self.device.handle_link(self.now, link, LinkState::Open { local });
                     }
                     DeviceEvent::CloseLink(link) => {
                         self.asking.take_if(|asking| *asking == link);
@@ -326,6 +339,9 @@ impl Pair {
                 } else if packet.len() <= self.deaf_above && !self.is_lost() {
                     self.wire.push_back((self.now + LATENCY, None, packet));
                 }
+            }
+            if let Some(http) = &mut self.http {
+                idle &= !http.drain(self.now, &mut self.device, &mut self.service);
             }
             while !self.host_sleeps
                 && let Some(event) = self.service.poll_event()

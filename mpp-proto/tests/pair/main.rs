@@ -14,6 +14,7 @@ mod renewal;
 mod shards;
 mod stun;
 mod traffic;
+mod web;
 
 use std::time::Duration;
 
