@@ -187,3 +187,89 @@ fn payload(size: usize) {
     assert_eq!(notifications, ROUNDS);
     assert_eq!(info.count_total, ROUNDS, "{info:?} for {packets} packets");
 }
+
+/// Devices by Web in the next test, and what each request that is held takes at most, as `ServiceConfig` and SPEC.md say.
+const HELD: u64 = 10_000;
+const BYTES_HELD: i64 = 112;
+
+/// Connects by Web and gives the request that is to wait.
+fn waiting_request(service: &mut Service, device: &mut Device, now: Instant, id: &mut u64) -> Vec<u8> {
+    let (mut packet, mut body) = ([0; 1452], Vec::new());
+    let local: SocketAddr = DEVICE.parse().unwrap();
+    device.handle_timeout(now);
+    loop {
+        while let Some(event) = device.poll_event() {
+            if let DeviceEvent::OpenLink { link, .. } = event {
+                device.handle_link(now, link, LinkState::Open { local });
+            }
+        }
+        // There is no UDP.
+        while device.poll_transmit(now, &mut packet, NonZeroUsize::MIN).is_some() {}
+        let made = device.poll_web(now, &mut packet).expect("a device that asks");
+        if made.wait.is_some() {
+            return packet[..made.len].to_vec();
+        }
+        *id += 1;
+        let request =
+            WebRequest { id: WebId(*id), remote: local, wait: None, packet: &mut packet[..made.len] };
+        assert_eq!(service.handle_web_request(now, request), Disposition::Accepted);
+        assert_eq!(service.poll_web(now, &mut body), Some(WebId(*id)));
+        device.handle_web_answer(now, made.id, WebAnswer::Packets(&mut body));
+        while service.poll_event().is_some() {}
+    }
+}
+
+#[test]
+fn ten_thousand_held_requests_cost_what_is_documented() {
+    let start = Instant::from_micros(5_000_000);
+    let unix = UnixTime::from_millis(1_800_000_000_000);
+    let key = TicketKey::new(*b"key1", [7; 32]);
+    let mut config = ServiceConfig::new(ServiceSecret::new([9; 32]), vec![key.clone()]);
+    config.connects_per_second = 200_000;
+    config.forward_secrecy = false;
+    let mut service = Service::new(Arc::new(config), ShardId(0), Seed::new([1; 32]), start, unix);
+    let device_config = Arc::new(DeviceConfig::default());
+    // UDP is silent for so long before the Web is tried.
+    let now = start + Duration::from_secs(3);
+    let (mut id, mut requests) = (0, Vec::new());
+    for n in 0..HELD {
+        let spec = TicketSpec {
+            endpoints: vec![Endpoint::Address(SERVICE.parse().unwrap())],
+            account: format!("account {n}"),
+            device: DeviceId([1; 16]),
+            rights: Rights::default(),
+            issued: unix,
+            expiry: unix + Duration::from_secs(86_400),
+        };
+        let ticket = key.mint(&spec, &[3; 32]).unwrap();
+        let mut seed = [2; 32];
+        seed[..8].copy_from_slice(&n.to_be_bytes());
+        let mut device = Device::new(Arc::clone(&device_config), ticket, None, Seed::new(seed), start, unix);
+        // Long enough to begin.
+        let local = DEVICE.parse().unwrap();
+        device.handle_timeout(start);
+        while let Some(event) = device.poll_event() {
+            if let DeviceEvent::OpenLink { link, .. } = event {
+                device.handle_link(start, link, LinkState::Open { local });
+            }
+        }
+        while device.poll_transmit(start, &mut [0; 1452], NonZeroUsize::MIN).is_some() {}
+        requests.push(waiting_request(&mut service, &mut device, now, &mut id));
+    }
+    assert_eq!(service.stats().connected, HELD);
+    let remote = DEVICE.parse().unwrap();
+    let mut ask = |service: &mut Service, id: u64| {
+        let packet = requests[usize::try_from(id).unwrap()].as_mut_slice();
+        let wait = Some(Duration::from_secs(50));
+        let request = WebRequest { id: WebId(id), remote, wait, packet };
+        assert_eq!(service.handle_web_request(now, request), Disposition::Accepted);
+    };
+    let info = measure(|| (0..HELD).for_each(|id| ask(&mut service, id)));
+    assert_eq!(service.stats().web_held, HELD);
+    let each = info.bytes_current / HELD as i64;
+    println!("{each} bytes for each of {HELD} held requests");
+    assert!((1..=BYTES_HELD).contains(&each), "{each} bytes each: {info:?}");
+    // What was held once is used again: nothing is left behind by those who hang up.
+    (0..HELD).for_each(|id| service.handle_web_closed(now, WebId(id)));
+    assert_eq!(service.stats().web_held, 0);
+}

@@ -13,6 +13,7 @@ use crate::channel::Event;
 use crate::crypto::{AnswerKey, ConnectKey, ConnectionKeys, PacketKeys, Secret, StepOneDigest, seal_packet};
 use crate::ids::StoreId;
 use crate::path::{Datagram, Disposition, LinkId, Path};
+use crate::service::{WebId, WebRequest};
 use crate::stun::{BindingRequest, BindingResponse};
 use crate::wire::{
     AEAD_TAG, Ack, Answer, Connect, ConnectResponse, Direction, HEADER, Header, MAX_PACKET, Step1,
@@ -41,6 +42,7 @@ pub fn service_packet(data: &[u8]) {
     let mut batch = TransmitBatch::new(8);
     world.service.poll_transmit(world.now, &mut batch);
     let sent: usize = batch.iter().map(|(t, _)| t.len).sum();
+    request_of_a_stranger(&mut world, data);
     // A Binding request is the one question whose answer may be larger.
     let most = if BindingRequest::parse(data).is_ok() { BindingResponse::MAX } else { data.len() };
     assert!(sent <= most, "{sent} bytes sent for {} received", data.len());
@@ -49,6 +51,20 @@ pub fn service_packet(data: &[u8]) {
     assert!(world.service.poll_event().is_none());
     world.run(Duration::from_secs(30));
     assert_eq!(world.service.stats().connected, 1, "a stranger has ended a connection");
+}
+
+/// The same packet in a request: nothing is held for it, and what is answered is no larger than it.
+fn request_of_a_stranger(world: &mut World, data: &[u8]) {
+    let mut packet = data.to_vec();
+    let (id, remote, wait) = (WebId(1), device_address(), Some(Duration::from_secs(50)));
+    let request = WebRequest { id, remote, wait, packet: &mut packet };
+    let disposition = world.service.handle_web_request(world.now, request);
+    assert_eq!(world.service.stats().web_held, 0, "a request of a stranger is held");
+    let mut body = Vec::new();
+    let answered = world.service.poll_web(world.now, &mut body) == Some(id);
+    assert_eq!(answered, disposition == Disposition::Accepted, "an answer that is not the host's");
+    assert!(body.len() <= data.len() + 2, "{} bytes answered for {}", body.len(), data.len());
+    assert!(answered || packet == data, "a refused packet was changed");
 }
 
 /// A packet of a stranger to a device: to one that is connecting, and to one that is connected. The first byte chooses
@@ -178,6 +194,22 @@ pub fn authentic_service(data: &[u8]) {
                 world.publish(Event::with_payload(StoreId::OUTBOUND, payload));
             }
             2 => world.run(Duration::from_millis(100) * u32::from(input.u8())),
+            3 => {
+                let wait = Some(Duration::from_secs(input.u8().into())).filter(|wait| !wait.is_zero());
+                let mut packet = secrets.packet(&mut input, Direction::ToResponder, 16 + turn as u64);
+                let request = WebRequest {
+                    id: WebId(turn as u64),
+                    remote: device_address(),
+                    wait,
+                    packet: &mut packet,
+                };
+                let _ = world.service.handle_web_request(world.now, request);
+                world.run(Duration::from_millis(1));
+                let mut body = Vec::new();
+                while world.service.poll_web(world.now, &mut body).is_some() {
+                    assert!(body.len() <= 16 * (2 + MAX_PACKET), "{} bytes in an answer", body.len());
+                }
+            }
             _ => {
                 let mut packet = secrets.packet(&mut input, Direction::ToResponder, 16 + turn as u64);
                 let _ = world.deliver_to_service(&mut packet);
@@ -185,9 +217,10 @@ pub fn authentic_service(data: &[u8]) {
             }
         }
         let stats = world.service.stats();
-        assert!(stats.records <= 2, "{stats:?}");
+        assert!(stats.records <= 2 && stats.web_held <= 1, "{stats:?}");
     }
     world.run(Duration::from_secs(600));
+    assert_eq!(world.service.stats().web_held, 0);
     assert!(world.service.stats().records <= 1, "{:?}", world.service.stats());
 }
 

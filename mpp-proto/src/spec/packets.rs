@@ -16,7 +16,7 @@ use crate::wire::{
     AEAD_TAG, Ack, Acknowledge, Close, Code, Direction, Emit, EndpointRequest, EndpointResponse, EventRef,
     Failure, HEADER, Header, Heartbeat, Message, Notify, PacketExtension, Post, Posted, ProbeAnswer,
     ProbeRequest, Status, Subscribe, Subscribed, TicketRequest, TicketResponse, emit_plaintext_head,
-    fragment_capacity, reset_packet,
+    fragment_capacity, put_web_packet, reset_packet,
 };
 
 /// A packet and what it was made of.
@@ -85,6 +85,7 @@ pub(super) fn write(page: &mut Page, exchange: &Exchange) {
     others(page);
     farewell(page, exchange);
     binding(page);
+    by_web(page, exchange);
 }
 
 fn heartbeat(page: &mut Page, exchange: &Exchange) {
@@ -269,6 +270,48 @@ fn farewell(page: &mut Page, exchange: &Exchange) {
     page.text("Later the service does not know the connection any more. It answers a packet under its first identifier with");
     let token = exchange.identifiers[16..32].try_into().unwrap();
     page.values(&[("reset", &reset_packet(&[0xc5; 24], &token))]);
+}
+
+fn by_web(page: &mut Page, exchange: &Exchange) {
+    page.heading("20.12 By Web");
+    page.text(
+        "The Heartbeat of 20.6, sent by Web: flag bit 3 is set. It is the whole body of \
+         `POST /.well-known/mmmpresence?wait=50`.",
+    );
+    let (request, interval) = (RequestId(1), Duration::from_secs(25));
+    let heartbeat = bytes_of(&Heartbeat { request, interval, mark: Serial(41), position: Serial(41) });
+    show(page, &make(exchange, &Header { web: true, ..up(0) }, &[], &heartbeat));
+    page.text(
+        "An event comes after a while. The body of the answer: the Status, which names no endpoint, and a Notify, each \
+         with its length in front.",
+    );
+    let stores = [(StoreId::CONTACT, Serial(42))].into_iter();
+    let status = Status {
+        request: Some(request),
+        newest: Serial(42),
+        endpoint: None,
+        service_time: NOW,
+        stores,
+        unheard: 0,
+        lease: None,
+    };
+    let status = make(exchange, &Header { web: true, ..down(0) }, &[], &bytes_of(&status));
+    let notify = Notify {
+        told: Serial(41),
+        upto: Serial(42),
+        newest: Serial(42),
+        changed: StoreSet::EMPTY.with(StoreId::CONTACT),
+        lost: StoreSet::EMPTY,
+        service_time: None,
+        events: core::iter::empty::<EventRef<'_>>(),
+    };
+    let header = Header { web: true, wanted: true, ..down(1) };
+    let notify = make(exchange, &header, &[], &bytes_of(&notify));
+    let mut body = Vec::new();
+    put_web_packet(&mut body, &status.packet);
+    put_web_packet(&mut body, &notify.packet);
+    page.values(&[("Status", &status.packet), ("Notify", &notify.packet), ("body", &body)]);
+    page.text("The body of an answer that has nothing to tell to whoever sent a copy: no bytes at all.");
 }
 
 fn binding(page: &mut Page) {

@@ -209,3 +209,100 @@ fn a_closing_service_tells_those_who_wait() {
     assert_ne!(pair.device.state(), ConnectionState::Connected);
     assert_eq!(pair.service.stats().web_held, 0);
 }
+
+/// Whoever carries packets from one transport to the other gains nothing: each packet of a device, by either.
+#[test]
+fn copies_across_transports_do_nothing() {
+    let mut udp = Pair::new();
+    udp.run(secs(60));
+    post(&mut udp, "x");
+    udp.run(secs(60));
+    let before = udp.service.stats();
+    let sent = udp.sent();
+    assert!(sent.len() > 4);
+    for (n, packet) in (0..).zip(&sent) {
+        let mut copy = packet.clone();
+        let remote = "203.0.113.9:7".parse().unwrap();
+        let request = WebRequest { id: WebId(n), remote, wait: Some(secs(50)), packet: &mut copy };
+        let other = Disposition::Dropped(DropReason::OtherTransport);
+        assert_eq!(udp.service.handle_web_request(udp.now, request), other);
+        assert_eq!(copy, *packet, "a refused packet was changed");
+    }
+    assert_eq!(udp.service.poll_web(udp.now, &mut Vec::new()), None);
+    let after = udp.service.stats();
+    assert_eq!((after.half_open, after.web_held, after.packets_sent), (0, 0, before.packets_sent));
+    assert_eq!(after.dropped_for(DropReason::OtherTransport), sent.len() as u64);
+
+    let mut web = by_web(|_| ());
+    web.run(secs(60));
+    post(&mut web, "x");
+    web.run(secs(60));
+    let before = web.service.stats();
+    let made: Vec<_> = web.http.as_ref().unwrap().log.iter().map(|(.., packet)| packet.clone()).collect();
+    assert!(made.len() > 4);
+    for packet in &made {
+        let (disposition, answers) = web.inject(web.address, packet);
+        assert_eq!(disposition, Disposition::Dropped(DropReason::OtherTransport));
+        assert!(answers.is_empty());
+    }
+    let after = web.service.stats();
+    assert_eq!((after.half_open, after.web_held, after.duplicates), (0, before.web_held, before.duplicates));
+    assert!(web.service.devices(web.now, &AccountId::of(ACCOUNT)).all(|device| device.path.is_web()));
+}
+
+/// A copy of everything that went by Web, by Web: answered at once, with nothing, and never held.
+#[test]
+fn copies_by_web_are_answered_with_nothing() {
+    let mut pair = by_web(|_| ());
+    pair.run(secs(60));
+    post(&mut pair, "x");
+    let made: Vec<_> = pair.http.as_ref().unwrap().log.iter().map(|(.., packet)| packet.clone()).collect();
+    // The answer that brings it is lost.
+    let mut body = Vec::new();
+    assert!(pair.service.poll_web(pair.now, &mut body).is_some() && !body.is_empty());
+    pair.run(secs(2));
+    for (n, packet) in (1_000_000..).zip(&made).skip(1) {
+        let remote = "203.0.113.9:7".parse().unwrap();
+        let mut copy = packet.clone();
+        let request = WebRequest { id: WebId(n), remote, wait: Some(secs(50)), packet: &mut copy };
+        assert_eq!(pair.service.handle_web_request(pair.now, request), Disposition::Accepted);
+        assert_eq!(pair.service.poll_web(pair.now, &mut body), Some(WebId(n)));
+        assert!(body.is_empty(), "a copy is told something");
+    }
+    assert_eq!(pair.service.stats().web_held, 0);
+    pair.run(secs(90));
+    assert_eq!(texts(&mut pair), ["x"]);
+}
+
+/// Each shard hands over what is not its own; a router knows at once.
+#[test]
+fn requests_find_their_shard() {
+    let mut pair = by_web(|_| ());
+    pair.run(secs(30));
+    let mut config = ServiceConfig::clone(&pair.config);
+    config.shards = 4;
+    let router = Router::new(&config);
+    let home = router.shard_of(&AccountId::of(ACCOUNT));
+    let first = pair.http.as_ref().unwrap().log[0].2.clone();
+    assert_eq!(router.route(&first), Route::Shard(home));
+    let ask = |shard: u8| {
+        let (seed, clock) = (Seed::new([7; 32]), super::harness::unix(pair.now));
+        let mut service = Service::new(config.clone().into(), ShardId(shard), seed, pair.now, clock);
+        let mut packet = first.clone();
+        let remote = "203.0.113.9:7".parse().unwrap();
+        let request = WebRequest { id: WebId(1), remote, wait: None, packet: &mut packet };
+        let disposition = service.handle_web_request(pair.now, request);
+        let answered = service.poll_web(pair.now, &mut Vec::new()).is_some();
+        let stats = service.stats();
+        assert_eq!((stats.packets_received, stats.other_shard), (u64::from(answered), u64::from(!answered)));
+        (disposition, answered)
+    };
+    for shard in 0..4 {
+        let expected = if ShardId(shard) == home {
+            (Disposition::Accepted, true)
+        } else {
+            (Disposition::OtherShard(home), false)
+        };
+        assert_eq!(ask(shard), expected);
+    }
+}
