@@ -9,7 +9,7 @@ use super::Input;
 use super::world::{Weather, World, service_address};
 use crate::channel::{CollapseKey, Event, MAX_PAYLOAD, Urgency};
 use crate::device::ConnectionState;
-use crate::ids::{StoreId, StoreSet};
+use crate::ids::{NetworkId, StoreId, StoreSet};
 
 /// Operations in one run at most, so that a run takes milliseconds.
 const MAX_OPERATIONS: usize = 64;
@@ -57,7 +57,11 @@ fn operation(world: &mut World, input: &mut Input<'_>) {
             world.run(Duration::from_millis(10) * u32::from(input.u8()));
             world.restart_device(true);
         }
-        10 => world.device.handle_network_change(world.now, None),
+        10 => {
+            let network = input.u8() % 4;
+            let network = network.checked_sub(1).map(|n| NetworkId([n; 16]));
+            world.device.handle_network_change(world.now, network);
+        }
         11 => {
             world.service.close(world.now, Duration::from_secs(u64::from(input.u8())));
             world.run(Duration::from_millis(100));
@@ -65,6 +69,8 @@ fn operation(world: &mut World, input: &mut Input<'_>) {
         }
         12 => {
             let _ = world.device.query_endpoint(world.now);
+            // It measures what its network remembers.
+            let _ = world.device.measure_mapping(world.now);
             // And over a socket of its own.
             let _ = world.device.query_endpoint_at(world.now, service_address());
         }
