@@ -3,6 +3,7 @@
 pub(crate) mod attempt;
 mod config;
 mod connection;
+mod deadlines;
 mod endpoint;
 mod event;
 mod exchange;
@@ -44,6 +45,7 @@ pub use transport::Transport;
 pub use web::{WebAnswer, WebRequestId, WebTransmit};
 
 use connection::Connection;
+pub(crate) use deadlines::Deadlines;
 use inbox::Inbox;
 use links::Links;
 use phase::{Phase, Successor};
@@ -61,7 +63,6 @@ use crate::keepalive::{IntervalReason, Keepalive};
 use crate::path::{Datagram, Disposition, LinkId, Transmit};
 use crate::random::{Rng, Seed};
 use crate::time::{Calendar, Instant, UnixTime};
-use crate::wakeup::{TimerKind, Wakeup};
 use crate::wire::{Emit, MAX_ACCOUNT, MIN_PACKET, SERVICE_IDENTIFIER, Ticket, fragment_capacity};
 
 /// How long a new position may wait for a packet to go along with.
@@ -543,39 +544,6 @@ impl Device {
         self.inbox.has_notification()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due.
-    pub fn poll_timeout(&self) -> Option<Wakeup> {
-        let mut next = Deadlines::new(self.handled);
-        match &self.phase {
-            Phase::Waiting(at) => next.act(*at, TimerKind::Retry),
-            Phase::Attempting(attempt) => {
-                attempt.deadlines(|family| self.links.open(family).is_some(), &mut next);
-            }
-            Phase::Connected { connection, successor } => {
-                connection.deadlines(&mut next);
-                if connection.confirmed {
-                    self.transport_deadlines(connection, successor, &mut next);
-                    successor.deadlines(&self.links, &mut next);
-                    self.requests.deadlines(&mut next);
-                    if let Some(at) = self.position_due {
-                        next.send(at, TimerKind::Acknowledgement);
-                    }
-                    match &self.probe {
-                        Some(probe) => probe.deadlines(&mut next),
-                        None => self.probe_due().into_iter().for_each(|at| next.act(at, TimerKind::Probe)),
-                    }
-                }
-            }
-            Phase::Closing { next: at, ends, .. } => {
-                next.send(*at, TimerKind::Closing);
-                next.act(*ends, TimerKind::Closing);
-            }
-            Phase::Closed => {}
-        }
-        self.web_deadlines(&mut next);
-        next.next()
-    }
-
     /// How far the application has got has changed: the service is told soon, with what else goes there.
     fn position_moved(&mut self, now: Instant) {
         if self.position_due.is_none() && matches!(self.phase, Phase::Connected { .. }) {
@@ -616,36 +584,6 @@ impl Device {
             self.events.pop_front();
         }
         self.events.push_back(event);
-    }
-}
-
-/// The earliest of several deadlines.
-pub(crate) struct Deadlines {
-    handled: Instant,
-    next: Option<Wakeup>,
-}
-
-impl Deadlines {
-    /// None yet. What is due by `handled` waits for `poll_transmit`.
-    pub(crate) const fn new(handled: Instant) -> Self {
-        Self { handled, next: None }
-    }
-
-    /// The earliest.
-    pub(crate) const fn next(self) -> Option<Wakeup> {
-        self.next
-    }
-
-    /// Something for `handle_timeout` to do.
-    pub(crate) fn act(&mut self, at: Instant, reason: TimerKind) {
-        self.next = Wakeup::earliest(self.next, Some(Wakeup { at, reason }));
-    }
-
-    /// Something to send. What is due already waits for `poll_transmit`, and another timeout would not hurry it.
-    pub(crate) fn send(&mut self, at: Instant, reason: TimerKind) {
-        if at > self.handled {
-            self.act(at, reason);
-        }
     }
 }
 

@@ -99,6 +99,25 @@ fn a_measurement_begins_anew_after_a_miss() {
     assert_eq!(keepalive.interval(), secs(25));
 }
 
+/// A train on the way from one network without a name to the next.
+#[test]
+fn tries_are_few_whatever_there_is_to_learn() {
+    let mut keepalive = keepalive();
+    let mut now = START;
+    let mut tries = vec![];
+    for _ in 0..500 {
+        keepalive.moved(now, None);
+        now = now + SETTLED;
+        if keepalive.begin(now).is_some() {
+            tries.push(now);
+            keepalive.remembered(now, FIRST);
+        }
+        let hour = tries.iter().filter(|at| now.since(**at) < secs(3600)).count();
+        assert!(hour <= 14, "{hour}");
+    }
+    assert!(tries.len() > 14);
+}
+
 #[test]
 fn a_miss_after_a_longer_silence_than_was_shown_contradicts_nothing() {
     let mut keepalive = keepalive();

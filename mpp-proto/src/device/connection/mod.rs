@@ -1,14 +1,19 @@
 //! A device's side of one connection: packets in and out, acknowledgements, heartbeats (SPEC.md, "Data packets" and
 //! "Connection states").
 
+mod beat;
+#[cfg(test)]
+mod tests;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::cmp::Ordering;
 use core::net::SocketAddr;
 use core::ops::Range;
 use core::time::Duration;
 
 use zeroize::Zeroize;
+
+use beat::{Beat, CONFIRM, REPEATS, interval_of};
 
 use super::Deadlines;
 use super::attempt::Agreed;
@@ -18,7 +23,6 @@ use super::transport::Transport;
 use crate::crypto::{
     ConnectionKeys, PacketKeys, device_identifier, open_header, open_packet, same, seal_packet,
 };
-use crate::ids::RequestId;
 use crate::path::{LinkId, Path};
 use crate::random::Rng;
 use crate::rud::reassembly::{Kept, Reassembler};
@@ -27,15 +31,10 @@ use crate::rud::rtt::{MAX_ACK_DELAY, Rtt};
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
 use crate::wire::{
-    AEAD_TAG, Ack, Close, Code, DEVICE_IDENTIFIER, Direction, Emit, HEADER, Header, Heartbeat, MIN_PACKET,
+    AEAD_TAG, Ack, Close, Code, DEVICE_IDENTIFIER, Direction, Emit, HEADER, Header, MIN_PACKET,
     PacketExtension, SERVICE_IDENTIFIER, SliceSink, emit_plaintext_head, service_identifiers,
 };
 
-/// When an unanswered heartbeat is sent again, and after the last time the connection is given up.
-const REPEATS: [Duration; 4] =
-    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(4)];
-/// Sendings of a heartbeat, one of which is no verdict: when the third is due, two stayed without an answer.
-const UNANSWERED: usize = 3;
 /// Packets after which an acknowledgement goes out at once (RFC 9000, section 13.2.2), so that the sender's window moves.
 const ACK_EVERY: u8 = 2;
 /// How long an acknowledgement waits for a request to go along with.
@@ -55,8 +54,6 @@ const MIN_REFRESH: Duration = Duration::from_secs(60);
 const MIN_PACKETS: u32 = 64;
 const MAX_PACKETS: u32 = 1 << 22;
 
-/// A connection over the Web that is not confirmed after this will not be: as long as a heartbeat by UDP is repeated.
-const CONFIRM: Duration = Duration::from_secs(11);
 /// A connection that has held for so long is a good one.
 const SETTLED: Duration = Duration::from_secs(60);
 /// Identifiers kept: more than a device on the move uses up between two heartbeats.
@@ -64,11 +61,6 @@ const MAX_SERVICE: usize = 8;
 const MAX_OWN: usize = 8;
 /// Challenges that may wait for their answers.
 const MAX_CHALLENGES: usize = 4;
-
-/// The interval that a lease is made for.
-fn interval_of(lease: Duration) -> Duration {
-    (lease.saturating_sub(LEASE_GRACE) / 3).clamp(MIN_INTERVAL, MAX_INTERVAL)
-}
 
 /// The connection.
 pub(super) struct Connection {
@@ -136,24 +128,6 @@ struct PendingAck {
     /// Packets that have come since the last acknowledgement.
     packets: u8,
     due: Option<Instant>,
-}
-
-/// Where the heartbeat stands.
-#[derive(Clone, Copy, Debug)]
-enum Beat {
-    /// The next one is due.
-    Due(Instant),
-    /// Sent so many times, and not answered; due again.
-    Waiting {
-        request: RequestId,
-        sent_at: Instant,
-        sendings: usize,
-        again: Instant,
-        /// How long nothing had been sent before.
-        silence: Duration,
-    },
-    /// In a Web request, whose end says what became of it. It may be held there, and then its time says nothing.
-    Posted { request: RequestId, sent_at: Instant, held: bool },
 }
 
 /// An opened packet.
@@ -419,161 +393,6 @@ impl Connection {
         self.ack.due.is_some_and(|due| due <= now)
     }
 
-    /// The numbers of authentic packets that count for the round trip: an answer to a heartbeat sent once.
-    pub(super) fn answered(
-        &mut self,
-        now: Instant,
-        request: RequestId,
-        lease: Option<Duration>,
-        wanted: Duration,
-        rng: &mut Rng,
-    ) -> Option<Option<Duration>> {
-        let (asked, sent_at, once) = match self.heartbeat {
-            Beat::Waiting { request, sent_at, sendings, .. } => (request, sent_at, sendings == 1),
-            Beat::Posted { request, sent_at, held } => (request, sent_at, !held),
-            Beat::Due(_) => return None,
-        };
-        if asked != request {
-            return None;
-        }
-        self.terms = (self.asking, lease.map_or(self.asking, interval_of));
-        self.lease = lease.unwrap_or(self.asking * 3 + LEASE_GRACE).max(MIN_LEASE);
-        let sample = once.then(|| now.since(sent_at));
-        if let Some(sample) = sample {
-            self.rtt.sample(sample);
-        }
-        // Over the Web the next one is the request that waits next.
-        let pause = match self.transport() {
-            Transport::Udp => rng.fraction(900, 1000, self.granted(wanted)),
-            Transport::Web => Duration::ZERO,
-        };
-        self.heartbeat = Beat::Due(now + pause);
-        Some(sample)
-    }
-
-    /// The Web request that carried the heartbeat has ended: the next one is due.
-    pub(super) fn heartbeat_ended(&mut self, now: Instant) {
-        if let Beat::Posted { .. } = self.heartbeat {
-            self.heartbeat = Beat::Due(now);
-        }
-    }
-
-    /// The next heartbeat is not due before this.
-    pub(super) fn hold_heartbeat(&mut self, until: Instant) {
-        if let Beat::Due(at) = &mut self.heartbeat {
-            *at = (*at).max(until);
-        }
-    }
-
-    /// A Web request that did not wait has ended. If a heartbeat was in it and is lost, what it had to say is still to
-    /// be said.
-    pub(super) fn news_ended(&mut self, now: Instant, lost: bool) {
-        if let Beat::Posted { held: false, .. } = self.heartbeat {
-            self.heartbeat = Beat::Due(now);
-            self.urgent |= lost;
-        }
-    }
-
-    /// Whether a heartbeat is due, and whether it has something to say; over the Web.
-    pub(super) fn heartbeat_is_due(&self, now: Instant) -> Option<bool> {
-        matches!(self.heartbeat, Beat::Due(at) if at <= now).then_some(self.urgent)
-    }
-
-    /// Counts a heartbeat as sent in a Web request, which is held or not, and gives it.
-    pub(super) fn post_heartbeat(
-        &mut self,
-        now: Instant,
-        wanted: Duration,
-        request: RequestId,
-        held: bool,
-    ) -> Heartbeat {
-        self.urgent = false;
-        self.heartbeat = Beat::Posted { request, sent_at: now, held };
-        self.asking = wanted;
-        let (mark, position) = Default::default();
-        Heartbeat { request, interval: wanted, mark, position }
-    }
-
-    /// How long the service has been silent since it was asked, and by which heartbeat.
-    pub(super) fn silence(&self, now: Instant) -> Option<(RequestId, Duration)> {
-        match self.heartbeat {
-            Beat::Waiting { request, sent_at, .. } if self.heard <= sent_at => {
-                Some((request, now.since(sent_at)))
-            }
-            _ => None,
-        }
-    }
-
-    /// The interval that the service grants to a device that wants this one, as far as is known.
-    pub(super) fn granted(&self, wanted: Duration) -> Duration {
-        let (asked, granted) = self.terms;
-        match granted.cmp(&asked) {
-            Ordering::Less => wanted.min(granted),
-            Ordering::Equal => wanted,
-            Ordering::Greater => wanted.max(granted),
-        }
-    }
-
-    /// If the heartbeat that waits for its answer is this one: how long nothing had been sent before it, and whether it
-    /// has stayed without an answer for long.
-    pub(super) fn silence_before(&self, request: RequestId) -> Option<(Duration, bool)> {
-        match self.heartbeat {
-            Beat::Waiting { request: asked, silence, sendings, .. } if asked == request => {
-                Some((silence, sendings >= UNANSWERED))
-            }
-            _ => None,
-        }
-    }
-
-    /// A heartbeat has just been sent: if the sendings before it have stayed without an answer for long enough to count,
-    /// how long nothing had been sent before them.
-    pub(super) fn went_unanswered(&self) -> Option<Duration> {
-        match self.heartbeat {
-            Beat::Waiting { silence, sendings: UNANSWERED, .. } => Some(silence),
-            _ => None,
-        }
-    }
-
-    /// Makes the next heartbeat due now.
-    pub(super) fn beat_now(&mut self, now: Instant) {
-        match &mut self.heartbeat {
-            Beat::Due(at) => *at = now,
-            // Another one goes beside it.
-            Beat::Posted { .. } => self.heartbeat = Beat::Due(now),
-            Beat::Waiting { .. } => return,
-        }
-        self.urgent = true;
-    }
-
-    /// Makes the next heartbeat due by then.
-    pub(super) fn beat_by(&mut self, by: Instant) {
-        if let Beat::Due(at) = &mut self.heartbeat {
-            *at = (*at).min(by);
-        }
-    }
-
-    /// Whether a heartbeat has stayed without an answer for longer than the first patience.
-    pub(super) fn is_unanswered(&self) -> bool {
-        matches!(self.heartbeat, Beat::Waiting { sendings: 2.., .. })
-    }
-
-    /// Whether the last repetition of a heartbeat has stayed without an answer.
-    pub(super) fn is_dead(&self, now: Instant) -> bool {
-        // Whoever has been heard since the question was first asked is there, even if none of the answers came through.
-        let unanswered = match self.heartbeat {
-            Beat::Waiting { sendings, again, sent_at, .. } => {
-                sendings >= REPEATS.len() && again <= now && self.heard <= sent_at
-            }
-            Beat::Due(_) | Beat::Posted { .. } => self.is_unconfirmed_for_long(now),
-        };
-        unanswered || now.since(self.heard) > self.lease
-    }
-
-    /// Over the Web nothing is repeated by a timer that would end it.
-    fn is_unconfirmed_for_long(&self, now: Instant) -> bool {
-        !self.confirmed && self.transport() == Transport::Web && now.since(self.agreed_at) >= CONFIRM
-    }
-
     /// Whether it has held for so long that what broke those before it is over.
     pub(super) fn is_settled(&self, now: Instant) -> bool {
         now.since(self.agreed_at) >= SETTLED
@@ -597,31 +416,6 @@ impl Connection {
     /// Whether anything was sent over it.
     pub(super) const fn has_spoken(&self) -> bool {
         self.next_number > 0
-    }
-
-    /// If a heartbeat is due, counts it as sent, and gives it; how far the device has got is still to be filled in.
-    pub(super) fn take_heartbeat(
-        &mut self,
-        now: Instant,
-        wanted: Duration,
-        fresh: impl FnOnce() -> RequestId,
-    ) -> Option<Heartbeat> {
-        let (request, sent_at, sendings, silence) = match self.heartbeat {
-            Beat::Due(at) if at <= now => (fresh(), now, 0, now.since(self.spoke)),
-            Beat::Waiting { request, sent_at, sendings, again, silence }
-                if again <= now && sendings < REPEATS.len() =>
-            {
-                (request, sent_at, sendings, silence)
-            }
-            // All repetitions are lost, but the service has been heard: ask anew.
-            Beat::Waiting { again, .. } if again <= now => (fresh(), now, 0, now.since(self.spoke)),
-            _ => return None,
-        };
-        let again = now + REPEATS[sendings];
-        self.heartbeat = Beat::Waiting { request, sent_at, sendings: sendings + 1, again, silence };
-        self.asking = wanted;
-        let (mark, position) = Default::default();
-        Some(Heartbeat { request, interval: wanted, mark, position })
     }
 
     /// Writes a packet of at least `least` bytes; returns its length. It carries the acknowledgement that is waiting, if
@@ -743,83 +537,5 @@ impl<M: Emit> WriteMessage for M {
 
     fn write_message(&self, out: &mut [u8]) {
         self.write_range(0, out);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::crypto::{AnswerKey, Secret, StepOneDigest};
-    use crate::device::attempt::Proposal;
-    use crate::ids::{Epoch, Serial, StoreSet};
-    use crate::random::Seed;
-
-    const NOW: Instant = Instant::from_micros(1_000_000);
-
-    fn connection(lease: Duration, refresh_after: Duration) -> Connection {
-        let digest = StepOneDigest::of(b"step 1");
-        let agreed = Agreed {
-            keys: Box::new(AnswerKey::new(&Secret::new([1; 32]), None, &digest, b"clear").connection_keys()),
-            service: alloc::vec![([1; 16], [2; 16])],
-            own: [[1; 8], [2; 8], [3; 8]],
-            epoch: Epoch([1; 8]),
-            newest: Serial::ZERO,
-            lost: StoreSet::EMPTY,
-            endpoint: None,
-            service_time: crate::time::UnixTime::EPOCH,
-            lease,
-            refresh_after,
-            forward_secret: false,
-            renew: false,
-            in_use: false,
-            check_port: None,
-            started: NOW,
-            proposal: Proposal {
-                connect_serial: 1,
-                epoch: Epoch::NONE,
-                position: Serial::ZERO,
-                filter: StoreSet::ALL,
-                covered: StoreSet::ALL,
-                packet_size: 1200,
-                interval: Duration::from_secs(25),
-                forward_secrecy: false,
-                beside: false,
-            },
-            round_trip: None,
-        };
-        let carrier = Carrier::Udp { link: Some(LinkId(0)), remote: SocketAddr::from(([192, 0, 2, 1], 1)) };
-        Connection::new(NOW, agreed, carrier, MAX_PACKETS)
-    }
-
-    #[test]
-    fn copies_of_old_packets_push_out_no_identifier() {
-        let mut rng = Rng::new(Seed::new([1; 32]));
-        let mut connection = connection(Duration::from_secs(80), Duration::from_secs(3600));
-        for _ in 0..20 {
-            connection.note_identifier(&[2; 50], &mut rng);
-            connection.note_identifier(&[1; 50], &mut rng);
-        }
-        assert!([1, 2, 3].iter().all(|own| connection.recognizes(&[*own; 50])));
-        assert_eq!(connection.own.len(), 4, "one was used up and replaced");
-    }
-
-    #[test]
-    fn a_service_that_grants_nothing_does_not_make_a_device_spin() {
-        let mut connection = connection(Duration::ZERO, Duration::ZERO);
-        connection.confirmed = true;
-        let soon = NOW + Duration::from_secs(10);
-        assert!(!connection.is_dead(soon) && connection.refresh_at > soon);
-        assert_eq!(connection.granted(Duration::from_secs(25)), MIN_INTERVAL);
-    }
-
-    #[test]
-    fn a_service_that_grants_for_ever_overflows_nothing() {
-        let connection = connection(Duration::MAX, Duration::MAX);
-        let late = Instant::from_micros(u64::MAX);
-        assert_eq!(connection.granted(Duration::from_secs(25)), MAX_INTERVAL);
-        assert!(!connection.is_dead(late));
-        let mut next = Deadlines { handled: Instant::ZERO, next: None };
-        connection.deadlines(&mut next);
-        assert_eq!(next.next.unwrap().at, NOW, "the first heartbeat");
     }
 }
