@@ -208,6 +208,7 @@ fn status(service: &Service, about: &About) -> Answer {
         ("refused", core.refused),
         ("deferred", core.deferred),
         ("bindings", core.bindings),
+        ("probes", core.probes),
         ("resets", core.resets),
         ("published", core.published),
         ("notified", core.notified),
