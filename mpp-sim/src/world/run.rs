@@ -47,7 +47,10 @@ impl World {
         if !self.run_until(max, connected) {
             return false;
         }
-        self.run_for(interval * 4);
+        // Whoever the service has given up for the moment is heard with its next heartbeat, as rare as those are.
+        let learned = all.iter().filter_map(|d| Some(self.device(*d)?.keepalive().interval)).max();
+        let learned = learned.unwrap_or_default() + Duration::from_secs(30);
+        self.run_for(learned.max(interval * 4));
         if !connected(self) {
             return false;
         }
