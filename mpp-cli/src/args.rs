@@ -113,7 +113,7 @@ pub(crate) struct TicketArgs {
     /// Where it finds the service; up to 8, in order [default: where it listens]
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_endpoint)]
     pub(crate) endpoint: Vec<Endpoint>,
-    /// Where it goes if no UDP passes, up to 2, in order [default: port 15097 of each endpoint's host]
+    /// Where it goes if no UDP passes; up to 2 [default: port 15097 of each endpoint]
     #[arg(long, value_name = "URL")]
     pub(crate) web: Vec<String>,
     #[command(flatten)]
