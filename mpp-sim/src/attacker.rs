@@ -44,7 +44,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ use mpp_proto::Instant;
 use crate::network::{Observer, Packet, Verdict};
 use crate::rng::Rng;
 
+/// The port of a service's Web Service.
+const WEB_PORT: u16 = 15_097;
 /// The head start of whatever is sent ahead of a packet.
 const AHEAD: Duration = Duration::from_micros(1);
 
@@ -88,6 +90,9 @@ pub enum Act {
     Flip,
     /// Random bytes arrive ahead of it, behind as much of its head as chance wants.
     Noise,
+    /// A copy arrives by the other transport ahead of it: what goes by UDP to a service becomes a Web request that waits,
+    /// and what goes to a device is put into the next answer that it gets; what goes by Web becomes a UDP packet.
+    Cross,
     /// The first packet of an exchange is answered by an Error in clear with this code and retry-after.
     ForgeError {
         /// The code.
@@ -151,6 +156,9 @@ struct State {
     services: BTreeSet<SocketAddr>,
     /// The attacker's own addresses: whose packets each copies, and whether it passes on what it gets.
     own: BTreeMap<SocketAddr, (SocketAddr, bool)>,
+    /// The last UDP address of each host that sent something to a service.
+    hosts: BTreeMap<IpAddr, SocketAddr>,
+    carried: Vec<Packet>,
     seen: Vec<(Instant, Packet)>,
     loot: Vec<(Instant, usize)>,
     sent: u64,
@@ -166,6 +174,8 @@ impl Attacker {
                 tactics: tactics.to_vec(),
                 services: services.into_iter().collect(),
                 own: BTreeMap::new(),
+                hosts: BTreeMap::new(),
+                carried: Vec::new(),
                 seen: Vec::new(),
                 loot: Vec::new(),
                 sent: 0,
@@ -212,6 +222,26 @@ impl Observer for Attacker {
         state.sent += (inject.len() - before) as u64;
         verdict
     }
+
+    fn web(&mut self, now: Instant, packet: &Packet, inject: &mut Vec<(Instant, Packet)>) {
+        let state = &mut *self.state.borrow_mut();
+        let crosses = state.tactics.iter().find(|t| t.act == Act::Cross && t.limit > 0).map(|t| t.chance);
+        if !crosses.is_some_and(|chance| state.rng.chance(chance)) {
+            return;
+        }
+        // By UDP it would come from, or go to, the last socket that was seen of that host.
+        let by_udp = |address: SocketAddr| {
+            let service = state.services.iter().find(|s| s.ip() == address.ip());
+            service.copied().or_else(|| state.hosts.get(&address.ip()).copied()).unwrap_or(address)
+        };
+        let copy = Packet { from: by_udp(packet.from), to: by_udp(packet.to), ..packet.clone() };
+        inject.push((now + AHEAD, copy));
+        state.sent += 1;
+    }
+
+    fn carried(&mut self) -> Vec<Packet> {
+        std::mem::take(&mut self.state.borrow_mut().carried)
+    }
 }
 
 impl State {
@@ -224,6 +254,9 @@ impl State {
             return Verdict::Take;
         }
         self.seen.push((now, packet.clone()));
+        if self.services.contains(&packet.to) {
+            self.hosts.insert(packet.from.ip(), packet.from);
+        }
         let (mut taken, mut held_up) = (false, Duration::ZERO);
         for at in 0..self.tactics.len() {
             let Tactic { act, chance, skip, limit } = self.tactics[at];
@@ -244,6 +277,14 @@ impl State {
                 }
                 Act::Repeat { within } => {
                     inject.push((now + AHEAD + self.rng.up_to(within), packet.clone()));
+                }
+                Act::Cross => {
+                    let mut copy = packet.clone();
+                    if self.services.contains(&packet.to) {
+                        copy.to.set_port(WEB_PORT);
+                    }
+                    self.carried.push(copy);
+                    self.sent += 1;
                 }
                 Act::Reflect => inject.push((now + AHEAD, reflected(packet))),
                 Act::Cut => {

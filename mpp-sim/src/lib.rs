@@ -11,6 +11,7 @@
 //! | [`Conditions`], [`Network`] | what happens to packets; capture, observers, injection |
 //! | [`nat`] | NAT boxes in the terms of RFC 4787: mapping, filtering, lifetimes, ports, reboot; one behind another |
 //! | [`attacker`] | somebody on the path without keys: copies and races, delays, replays, forges, spoofs, spoils |
+//! | [`Udp`], [`WebConditions`] | networks where UDP does not pass, or only small packets do; the way by Web, and proxies |
 //! | [`Restart`], [`Backup`], clocks | services and devices that come back with or without what they knew |
 //! | [`model`] | the judge of delivery; shares no code with the protocol |
 //! | [`history`] | random histories as data, which shrink when they fail |
@@ -118,4 +119,7 @@ pub use post::Post;
 pub use rng::Rng;
 pub use seeds::each_seed;
 pub use trace::Trace;
-pub use world::{App, Backup, DeviceHandle, Drive, Entry, NatHandle, Record, Restart, ServiceHandle, World};
+pub use world::{
+    App, Backup, DeviceHandle, Drive, Entry, NatHandle, Record, Restart, ServiceHandle, Udp, WebConditions,
+    World,
+};

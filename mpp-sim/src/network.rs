@@ -165,6 +165,17 @@ pub enum Verdict {
 pub trait Observer {
     /// A packet is being sent. What is pushed to `inject` arrives at the given time, exactly as it is.
     fn packet(&mut self, now: Instant, packet: &Packet, inject: &mut Vec<(Instant, Packet)>) -> Verdict;
+
+    /// A packet is being sent in a Web request or in the answer to one. What is pushed to `inject` arrives by UDP.
+    fn web(&mut self, now: Instant, packet: &Packet, inject: &mut Vec<(Instant, Packet)>) {
+        let _ = (now, packet, inject);
+    }
+
+    /// What has been copied from UDP to the Web since it was last asked: to a Web Service as a request, to a device with
+    /// the next answer that it gets.
+    fn carried(&mut self) -> Vec<Packet> {
+        Vec::new()
+    }
 }
 
 /// Counters of what the network did.
@@ -172,6 +183,8 @@ pub trait Observer {
 pub struct NetworkStats {
     /// Packets that machines sent.
     pub sent: u64,
+    /// Those of them that went by Web.
+    pub web: u64,
     /// Their bytes.
     pub bytes: u64,
     /// Packets lost by chance.
@@ -193,6 +206,7 @@ pub struct NetworkStats {
 impl std::ops::AddAssign for NetworkStats {
     fn add_assign(&mut self, other: Self) {
         self.sent += other.sent;
+        self.web += other.web;
         self.bytes += other.bytes;
         self.lost += other.lost;
         self.too_big += other.too_big;
@@ -320,6 +334,24 @@ impl Network {
         self.sighted(now, &packet);
         self.stats.dark += 1;
         self.captured(now, packet, Fate::Dark);
+    }
+
+    /// A packet is sent by Web: it is seen and counted, and goes its own way.
+    pub(crate) fn web_sighted(&mut self, now: Instant, packet: &Packet) {
+        self.sighted(now, packet);
+        self.stats.web += 1;
+        if let Some(observer) = &mut self.observer {
+            let mut inject = Vec::new();
+            observer.web(now, packet, &mut inject);
+            for (at, packet) in inject {
+                self.inject(at.max(now), packet);
+            }
+        }
+    }
+
+    /// What the observer has carried from UDP to the Web.
+    pub(crate) fn take_carried(&mut self) -> Vec<Packet> {
+        self.observer.as_mut().map(|observer| observer.carried()).unwrap_or_default()
     }
 
     /// Somebody else puts a packet on the wire, which arrives at `at` exactly as it is. The tap does not see it.

@@ -178,7 +178,7 @@ impl Requests {
         changing: bool,
         links: &Links,
         (by, carrier): (Transport, Transport),
-    ) -> Option<(RequestId, Ask)> {
+    ) -> Option<(RequestId, Ask, usize)> {
         let request = self
             .waiting
             .iter_mut()
@@ -192,7 +192,7 @@ impl Requests {
         let again = if request.posted { WEB_PATIENCE } else { request.ask.repeats()[request.sendings] };
         request.due = Some(now + again);
         request.sendings += 1;
-        Some((request.id, request.ask.clone()))
+        Some((request.id, request.ask.clone(), request.sendings))
     }
 
     /// The next request that has been sent as often as it may be.

@@ -5,7 +5,7 @@ use super::connection::Connection;
 use super::event::{ConnectionState, DeviceEvent, LinkKind};
 use super::phase::{Phase, Successor};
 use super::requests::{self, Ask};
-use super::transport::Transport;
+use super::transport::{SILENCE, Transport};
 use crate::ids::Serial;
 use crate::path::{Path, Transmit};
 use crate::time::Instant;
@@ -13,6 +13,8 @@ use crate::wire::{
     Acknowledge, Code, EndpointRequest, Heartbeat, MAX_PACKET, PacketExtension, Subscribe, TicketRequest,
 };
 
+/// The sending of a request that makes a heartbeat due: the third, 3 s after the first.
+const DOUBTFUL: usize = 3;
 /// An endpoint request is padded to this, as its answer may not be larger than it is.
 pub(super) const ENDPOINT_REQUEST_SIZE: usize = 96;
 
@@ -118,7 +120,14 @@ impl Device {
         let connection = self.phase.connection_mut().filter(|c| c.confirmed)?;
         let carrier = connection.transport();
         let mut own = None;
-        if let Some((request, ask)) = self.requests.next_due(now, changing, &self.links, (by, carrier)) {
+        if let Some((request, ask, sendings)) =
+            self.requests.next_due(now, changing, &self.links, (by, carrier))
+        {
+            // Two sendings went unanswered, and nothing else came: a heartbeat finds out whether the service is there,
+            // before the request is given up.
+            if sendings == DOUBTFUL && ask.family().is_none() && now.since(connection.heard) >= SILENCE {
+                connection.beat_by(now);
+            }
             let len = match &ask {
                 Ask::Subscribe(filter) => {
                     let subscribe = Subscribe {

@@ -338,25 +338,33 @@ fn an_expired_event_is_not_given_to_the_application() {
     assert_eq!(host.given(), [4]);
 }
 
-// SPEC: R-request-repeat
+// SPEC: R-request-repeat, R-request-doubt
 #[test]
 fn a_request_is_repeated_under_its_id_and_then_given_up() {
     let mut host = Host::new();
     host.connect();
     let request = host.device.subscribe(host.now, StoreSet::ALL).unwrap();
     let start = host.now;
-    let sent = host.run(ms(22_400));
-    assert_eq!(times(start, &sent), [0, 1000, 3000, 7000, 15_000]);
-    let opened: Vec<_> = sent.iter().map(|(_, p)| host.open(p).unwrap()).collect();
-    assert!(opened.iter().all(|p| p.fragment == opened[0].fragment));
-    assert!(opened.windows(2).all(|w| w[0].header.number < w[1].header.number));
+    let (mut asked, mut beats) = (Vec::new(), Vec::new());
     while !host.events.iter().any(|e| matches!(e, DeviceEvent::Failed { request: r, .. } if *r == request)) {
-        for (_, packet) in host.run(ms(100)) {
-            host.status(&packet);
+        for (at, packet) in host.run(ms(100)) {
+            let opened = host.open(&packet).unwrap();
+            if opened.ty() == 3 {
+                beats.push((at, packet.clone()));
+                host.status(&packet);
+            } else {
+                asked.push((at, opened));
+            }
         }
         assert!(host.now.since(start) < secs(24));
     }
     assert!(host.now.since(start) >= secs(23));
+    let at: Vec<_> = asked.iter().map(|(at, _)| at.since(start).as_millis()).collect();
+    assert_eq!(at, [0, 1000, 3000, 7000, 15_000]);
+    assert!(asked.iter().all(|(_, p)| p.fragment == asked[0].1.fragment));
+    assert!(asked.windows(2).all(|w| w[0].1.header.number < w[1].1.header.number));
+    // Whether the service is there at all, a heartbeat asks, once.
+    assert_eq!(times(start, &beats), [3000]);
 }
 
 // SPEC: R-endpoint-repeat

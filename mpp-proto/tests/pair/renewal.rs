@@ -310,7 +310,7 @@ fn a_service_that_renews_no_tickets_says_nothing_of_it() {
 fn a_renewal_survives_bad_weather() {
     let mut pair = Pair::with(config(&[1, 2]), DeviceConfig::default());
     pair.key = key(2);
-    pair.loss = 40;
+    pair.loss = 30;
     let spec = spec(pair.now, DAY);
     pair.start_with(&spec);
     pair.run(Duration::from_secs(60));

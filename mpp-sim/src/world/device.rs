@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use mpp_proto::{
     Acknowledgement, Datagram, Device, DeviceConfig, DeviceEvent, Disposition, Family, Instant, LinkId,
-    LinkState, Path, Resume, Serial, Ticket, UnixTime,
+    LinkKind, LinkState, Path, Resume, Serial, Ticket, UnixTime,
 };
 
 use super::boxes::{Boxes, NatHandle};
 use super::log::{App, Entry, Record};
 use super::trouble::Skew;
+use super::web::{Asked, DEVICE_PORT, Side, Udp};
 use super::{Addresses, Names, Spot};
 use crate::network::{Network, Packet, RouteId};
 
@@ -63,6 +64,9 @@ pub(super) struct DeviceNode {
     pub(super) repeats_seed: bool,
     pub(super) timer: Option<Instant>,
     pub(super) wakes: (Instant, u32),
+    /// How often it was woken for a deadline.
+    pub(super) woken: u64,
+    pub(super) web: Side,
 }
 
 /// What a device touches in its world while it runs.
@@ -84,6 +88,7 @@ impl DeviceNode {
         home: usize,
         up: RouteId,
         down: RouteId,
+        web: Side,
     ) -> Self {
         let [_, high, middle, low] = index.to_be_bytes();
         let (a, b) = ((u16::from(high) << 8) | u16::from(middle), u16::from(low));
@@ -115,6 +120,8 @@ impl DeviceNode {
             repeats_seed: false,
             timer: None,
             wakes: (Instant::ZERO, 0),
+            woken: 0,
+            web,
         }
     }
 
@@ -148,7 +155,10 @@ impl DeviceNode {
         let now = around.now;
         for round in 0.. {
             assert!(round < 10_000, "device {} never comes to rest at {now:?}", self.index);
-            let busy = self.drain_events(around) | self.drain_transmits(around) | self.drain_app(around);
+            let busy = self.drain_events(around)
+                | self.drain_transmits(around)
+                | self.drain_web(around)
+                | self.drain_app(around);
             if !busy {
                 break;
             }
@@ -164,7 +174,15 @@ impl DeviceNode {
             match &event {
                 DeviceEvent::OpenLink { link, kind } => {
                     let Some(family) = kind.family() else {
-                        machine.handle_link(now, *link, LinkState::Failed);
+                        let local = SocketAddr::new(self.v4, DEVICE_PORT);
+                        let state = match *kind == LinkKind::Web && self.web.conditions.is_some() {
+                            true => LinkState::Open { local },
+                            false => LinkState::Failed,
+                        };
+                        if state != LinkState::Failed {
+                            self.web.link = Some(*link);
+                        }
+                        machine.handle_link(now, *link, state);
                         continue;
                     };
                     let ip = if family == Family::V4 { self.v4 } else { self.v6 };
@@ -177,6 +195,9 @@ impl DeviceNode {
                 DeviceEvent::CloseLink(link) => {
                     for gone in self.sockets.extract_if(.., |s| s.link == *link) {
                         around.addresses.remove(&gone.public);
+                    }
+                    if self.web.link.take_if(|open| open == link).is_some() {
+                        self.web.closed.push(*link);
                     }
                 }
                 DeviceEvent::Resolve { id, host, port } => {
@@ -199,16 +220,33 @@ impl DeviceNode {
             let Some(transmit) = machine.poll_transmit(now, around.scratch, SEGMENTS) else { break };
             busy = true;
             let Some(socket) = self.sockets.iter().find(|s| s.link == transmit.path.link) else { continue };
+            if self.web.udp == Udp::Forbidden {
+                machine.handle_unsent(now, transmit.path.link);
+                continue;
+            }
             let size = transmit.segment_size.map_or(transmit.len, |s| usize::from(s.get()));
             for part in around.scratch[..transmit.len].chunks(size.max(1)) {
                 let (from, to) = (socket.public, transmit.path.remote);
                 let payload = part.to_vec();
-                if dark {
+                if dark || self.web.udp.loses(payload.len()) {
                     around.network.send_dark(now, Packet { from, to, payload });
                 } else if let Some(from) = around.boxes.outbound(now, self.behind, from, to) {
                     around.network.send(now, self.up, Packet { from, to, payload });
                 }
             }
+        }
+        busy
+    }
+
+    fn drain_web(&mut self, around: &mut Around<'_>) -> bool {
+        let mut busy = false;
+        while let Some(machine) = &mut self.machine {
+            let Some(transmit) = machine.poll_web(around.now, around.scratch) else { break };
+            busy = true;
+            let link = self.web.link.expect("there is a Web client, or nothing is asked");
+            let (id, wait) = (transmit.id, transmit.wait);
+            let packet = around.scratch[..transmit.len].to_vec();
+            self.web.asked.push(Asked { link, id, base: transmit.base.to_string(), wait, packet });
         }
         busy
     }
@@ -266,7 +304,9 @@ impl DeviceNode {
     /// If its deadline is not later than now afterwards.
     pub(super) fn wake(&mut self, now: Instant, early: bool) {
         let Some(machine) = &mut self.machine else { return };
-        if early || machine.poll_timeout().is_some_and(|w| w.at <= now) {
+        let is_due = machine.poll_timeout().is_some_and(|w| w.at <= now);
+        self.woken += u64::from(is_due);
+        if early || is_due {
             machine.handle_timeout(now);
             let next = machine.poll_timeout();
             assert!(
@@ -312,6 +352,7 @@ impl DeviceNode {
         for socket in self.sockets.drain(..) {
             addresses.remove(&socket.public);
         }
+        self.web.closed.extend(self.web.link.take());
     }
 
     /// The addresses its sockets bound, and those the world sees.

@@ -7,6 +7,7 @@ mod log;
 mod run;
 mod service;
 mod trouble;
+mod web;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,6 +28,8 @@ pub use self::log::{App, Entry, Record};
 use self::service::{BATCH, ServiceNode};
 pub use self::trouble::Backup;
 use self::trouble::Skew;
+use self::web::{Side, Web};
+pub use self::web::{Udp, WebConditions};
 use crate::model;
 use crate::network::{Conditions, Network, Packet, RouteId};
 use crate::post::Post;
@@ -103,6 +106,8 @@ pub struct World {
     attackers: u64,
     channels: BTreeMap<(u32, AccountId), model::Channel>,
     scratch: Vec<u8>,
+    web: Web,
+    default_web: Option<WebConditions>,
 }
 
 impl World {
@@ -137,6 +142,8 @@ impl World {
             attackers: 0,
             channels: BTreeMap::new(),
             scratch: vec![0; SCRATCH],
+            web: Web::default(),
+            default_web: None,
         }
     }
 
@@ -223,6 +230,7 @@ impl World {
             lives: 0,
             timer: None,
             wakes: (Instant::ZERO, 0),
+            woken: 0,
             skew: Skew::default(),
             audited: Instant::ZERO,
         });
@@ -285,6 +293,7 @@ impl World {
             let channels = self.channels.range((service.0, AccountId([0; 16]))..=(service.0, MAX_ACCOUNT));
             node.heads = channels.filter_map(|((_, account), _)| machine.head(account)).collect();
         }
+        self.web_stopped(service.0);
         self.pump_service(service.0);
     }
 
@@ -387,7 +396,9 @@ impl World {
             }
         });
         let home = home.unwrap_or_default();
-        let mut node = DeviceNode::new(index, config.into(), ticket, home, up, down);
+        let mut side = Side::new(self.seeds.fork(8 << 40 | u64::from(index)));
+        side.conditions = self.default_web;
+        let mut node = DeviceNode::new(index, config.into(), ticket, home, up, down, side);
         node.log = (!self.lean).then(Vec::new);
         self.devices.push(node);
         self.boot_device(index, None);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use mpp_proto::{Disposition, Instant};
 
 use super::boxes::Inbound;
+use super::web::{Udp, WebConditions};
 use super::{App, BATCH, Drive, Spot, World, device, service, unix};
 use crate::network::{Conditions, Packet};
 
@@ -39,6 +40,8 @@ impl World {
         for device in all.iter().copied() {
             self.set_conditions(device, Conditions::default(), Conditions::default());
             self.black_hole(device, Duration::ZERO);
+            self.set_udp(device, Udp::Passes);
+            self.set_web(device, self.web(device).map(|_| WebConditions::default()));
             self.hold_acknowledgements(device, false);
             self.set_app(device, App::Prompt);
         }
@@ -66,7 +69,8 @@ impl World {
     /// Goes to the next instant at which something happens and lets it happen; `false` once `end` is reached.
     fn step(&mut self, end: Instant) -> bool {
         let timer = self.timers.first().map(|(at, _)| *at);
-        let mut next = Instant::earliest(self.network.next_arrival(), timer);
+        let arrival = Instant::earliest(self.network.next_arrival(), self.web.next_arrival());
+        let mut next = Instant::earliest(arrival, timer);
         if self.drive == Drive::EveryMillisecond {
             let tick = Instant::from_micros((self.now.as_millis() + 1) * 1000);
             next = Instant::earliest(next, Some(tick));
@@ -88,6 +92,7 @@ impl World {
             }
             let _ = self.hand_over(batch);
         }
+        self.web_arrivals();
         while let Some((at, who)) = self.timers.first().copied() {
             if at > self.now {
                 break;
@@ -166,6 +171,10 @@ impl World {
                 Vec::new()
             }
             Spot::Device(i) => {
+                let udp = self.devices[i as usize].web.udp;
+                let before = packets.len();
+                packets.retain(|packet| !udp.loses(packet.payload.len()));
+                self.network.stats.dark += (before - packets.len()) as u64;
                 let mut dispositions = Vec::new();
                 for mut packet in packets {
                     dispositions.extend(self.devices[i as usize].receive(now, &mut packet));
@@ -200,6 +209,8 @@ impl World {
         let deadline = node.deadline();
         let old = std::mem::replace(&mut node.timer, deadline);
         self.file(Spot::Device(index), old, deadline);
+        self.collect_asked(index);
+        self.take_carried();
     }
 
     pub(super) fn pump_service(&mut self, index: u32) {
@@ -211,11 +222,13 @@ impl World {
             boxes: &self.boxes,
             stray: self.stray,
         };
-        node.pump(self.now, &mut around);
+        let answers = node.pump(self.now, &mut around);
         node.audit(self.now);
         let deadline = node.deadline();
         let old = std::mem::replace(&mut node.timer, deadline);
         self.file(Spot::Service(index), old, deadline);
+        self.web_answered(index, answers);
+        self.take_carried();
     }
 
     fn file(&mut self, who: Spot, old: Option<Instant>, new: Option<Instant>) {

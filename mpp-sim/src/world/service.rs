@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mpp_proto::{
     AccountHead, Datagram, Disposition, Instant, LinkId, Path, Progress, Service, ServiceConfig,
-    ServiceEvent, TransmitBatch,
+    ServiceEvent, TransmitBatch, WebId,
 };
 
 use super::boxes::Boxes;
@@ -57,6 +57,8 @@ pub(super) struct ServiceNode {
     pub(super) lives: u64,
     pub(super) timer: Option<Instant>,
     pub(super) wakes: (Instant, u32),
+    /// How often it was woken for a deadline.
+    pub(super) woken: u64,
     /// How far its civil clock is off.
     pub(super) skew: Skew,
     /// When its books were checked last.
@@ -103,12 +105,13 @@ impl ServiceNode {
         dispositions
     }
 
-    /// Runs the machine until it has nothing more to say.
+    /// Runs the machine until it has nothing more to say; returns its answers to Web requests.
     ///
     /// # Panics
     /// If it sends more than 3 times what it got to a path that it has not validated.
-    pub(super) fn pump(&mut self, now: Instant, around: &mut Around<'_>) {
-        let Some(machine) = &mut self.machine else { return };
+    pub(super) fn pump(&mut self, now: Instant, around: &mut Around<'_>) -> Vec<(WebId, Vec<u8>)> {
+        let mut answers = Vec::new();
+        let Some(machine) = &mut self.machine else { return answers };
         for round in 0.. {
             assert!(round < 1_000_000, "service {} never comes to rest at {now:?}", self.index);
             let mut busy = false;
@@ -147,16 +150,24 @@ impl ServiceNode {
                 for part in bytes.chunks(size.max(1)) {
                     let packet = Packet { from: *from, to, payload: part.to_vec() };
                     match device {
-                        Some(d) if d.is_dark(now) => around.network.send_dark(now, packet),
+                        Some(d) if d.is_dark(now) || d.web.udp.loses(packet.payload.len()) => {
+                            around.network.send_dark(now, packet)
+                        }
                         Some(d) => around.network.send(now, d.down, packet),
                         None => around.network.send(now, around.stray, packet),
                     }
                 }
             }
+            let mut body = Vec::new();
+            while let Some(id) = machine.poll_web(now, &mut body) {
+                busy = true;
+                answers.push((id, body.clone()));
+            }
             if !busy {
                 break;
             }
         }
+        answers
     }
 
     /// Wakes the machine if it wants to be woken by now.
@@ -165,7 +176,9 @@ impl ServiceNode {
     /// If its deadline is not later than now afterwards.
     pub(super) fn wake(&mut self, now: Instant, early: bool) {
         let Some(machine) = &mut self.machine else { return };
-        if !early && machine.poll_timeout().is_none_or(|w| w.at > now) {
+        let is_due = machine.poll_timeout().is_some_and(|w| w.at <= now);
+        self.woken += u64::from(is_due);
+        if !early && !is_due {
             return;
         }
         let mut rounds = 0;

@@ -8,7 +8,7 @@ use mpp_sim::{Conditions, DeviceHandle, ServiceHandle, World};
 
 pub const ALICE: &str = "alice@example.com";
 
-pub fn ms(ms: u64) -> Duration {
+pub const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 

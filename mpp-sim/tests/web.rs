@@ -1,0 +1,317 @@
+//! Networks on which UDP does not pass, or not always, or not all of it: devices go by Web there, and nothing is lost,
+//! doubled or out of order when they change over.
+
+mod common;
+
+use bytes::Bytes;
+use common::{ALICE, connect, lossy, ms, pair, quick, secs, store, world};
+use mpp_proto::{ConnectionState, DeviceConfig, DeviceEvent, DropReason, Instant, Transport};
+use mpp_sim::{
+    Act, DeviceHandle, Drive, Entry, Post, Record, Restart, ServiceHandle, Tactic, Udp, WebConditions, World,
+    each_seed,
+};
+
+const WAY: WebConditions = WebConditions::perfect(ms(30));
+
+/// A device whose host has a Web client, on a network that does this to UDP; not connected yet.
+fn device_on(seed: u64, udp: Udp) -> (World, ServiceHandle, DeviceHandle) {
+    device_with(seed, udp, quick())
+}
+
+fn device_with(seed: u64, udp: Udp, config: DeviceConfig) -> (World, ServiceHandle, DeviceHandle) {
+    let (mut world, service) = world(seed);
+    world.set_default_web(Some(WAY));
+    let ticket = world.ticket(&[service], ALICE, 1);
+    let device = world.add_device(ticket, config);
+    // It has sent its first packet already, which says nothing.
+    world.set_udp(device, udp);
+    (world, service, device)
+}
+
+fn transport(world: &World, device: DeviceHandle) -> Transport {
+    world.device(device).expect("it runs").transport()
+}
+
+fn by_web(world: &World, device: DeviceHandle) -> bool {
+    world.is_connected(device) && transport(world, device) == Transport::Web
+}
+
+fn by_udp(world: &World, device: DeviceHandle) -> bool {
+    world.is_connected(device) && transport(world, device) == Transport::Udp
+}
+
+fn publish(world: &mut World, service: ServiceHandle, size: usize) -> u64 {
+    let payload = Bytes::from(world.rng().bytes(size.max(8)));
+    world.publish(service, ALICE, &Post::new(store(2), payload)).expect("within every limit").0
+}
+
+fn serials(world: &World, device: DeviceHandle) -> Vec<u64> {
+    world.payloads(device).map(|(serial, _)| serial.0).collect()
+}
+
+fn events(world: &World, device: DeviceHandle) -> impl Iterator<Item = (Instant, &DeviceEvent)> {
+    world.log(device).iter().filter_map(|Entry { at, record, .. }| match record {
+        Record::Event(event) => Some((*at, event)),
+        _ => None,
+    })
+}
+
+fn changes(world: &World, device: DeviceHandle) -> usize {
+    events(world, device).filter(|(_, e)| matches!(e, DeviceEvent::Transport(_))).count()
+}
+
+fn disconnects(world: &World, device: DeviceHandle) -> usize {
+    events(world, device).filter(|(_, e)| matches!(e, DeviceEvent::Disconnected { .. })).count()
+}
+
+#[test]
+fn where_udp_is_blocked_the_first_notification_comes_within_five_seconds() {
+    for udp in [Udp::Dropped, Udp::Forbidden, Udp::Narrow(1000)] {
+        let (mut world, service, device) = device_on(1, udp);
+        let start = world.now();
+        let serial = publish(&mut world, service, 3000);
+        assert!(world.run_until(secs(5), |w| w.payloads(device).next().is_some()), "{udp:?}");
+        assert_eq!((serials(&world, device), transport(&world, device)), (vec![serial], Transport::Web));
+        // And the next ones as fast as the way is.
+        world.run_for(secs(20));
+        publish(&mut world, service, 16_000);
+        assert!(world.run_until(ms(200), |w| w.payloads(device).count() == 2), "{udp:?}");
+        world.run_for(secs(1));
+        assert_eq!(world.service(service).pending(), 0);
+        assert!(world.now().since(start) < secs(30));
+        assert_eq!(world.check().delivered, 2);
+    }
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_out_of_order_in_ten_changes() {
+    each_seed(6, |seed| {
+        let (mut world, service, device) = device_on(seed, Udp::Passes);
+        world.set_conditions(device, lossy(0.05), lossy(0.05));
+        world.set_web(device, Some(WAY.loss(0.05)));
+        connect(&mut world, device);
+        let mut published = 0;
+        for change in 0..10 {
+            let blocked = change % 2 == 0;
+            world.set_udp(
+                device,
+                if blocked { [Udp::Dropped, Udp::Forbidden][change / 2 % 2] } else { Udp::Passes },
+            );
+            let start = world.now();
+            // Events at any time: before the change, in the middle of it, after it.
+            let there = |w: &World| if blocked { by_web(w, device) } else { by_udp(w, device) };
+            while !there(&world) {
+                let size = [20, 500, 2000][world.rng().index(3)];
+                publish(&mut world, service, size);
+                published += 1;
+                let pause = ms(world.rng().between(100, 4000));
+                world.run_until(pause, there);
+                let took = world.now().since(start);
+                // A heartbeat and its patience; a trial of UDP, of which packets may get lost.
+                assert!(took < secs(if blocked { 40 } else { 70 }), "change {change} took {took:?}");
+            }
+            world.run_for(ms(200));
+            publish(&mut world, service, 100);
+            published += 1;
+            // Well within the ring.
+            world.run_until(secs(60), |w| w.service(service).pending() == 0);
+        }
+        assert!(world.settle(secs(120)));
+        assert!(changes(&world, device) >= 10, "{}", changes(&world, device));
+        assert_eq!(disconnects(&world, device), 0, "for people nothing was interrupted");
+        let got = serials(&world, device);
+        assert!(got.iter().copied().eq(1..=published), "exactly once and in order: {got:?}");
+        assert_eq!(world.check().delivered, published);
+    });
+}
+
+#[test]
+fn when_udp_is_back_it_is_used_within_a_minute() {
+    for udp in [Udp::Dropped, Udp::Forbidden, Udp::Narrow(1000)] {
+        let (mut world, service, device) = device_on(3, udp);
+        assert!(world.run_until(secs(5), |w| by_web(w, device)));
+        world.run_for(secs(30));
+        world.set_udp(device, Udp::Passes);
+        assert!(world.run_until(secs(60), |w| by_udp(w, device)), "{udp:?}");
+        // Once it is told of another network, at once.
+        world.set_udp(device, udp);
+        // Small packets may pass: it takes large ones to show that these do not.
+        publish(&mut world, service, 5000);
+        assert!(world.run_until(secs(60), |w| by_web(w, device)), "{udp:?}");
+        world.run_for(secs(300));
+        world.set_udp(device, Udp::Passes);
+        world.with_device(device, |d, now| d.handle_network_change(now, None));
+        assert!(world.run_until(secs(1), |w| by_udp(w, device)), "{udp:?}");
+    }
+}
+
+/// The notification does not fit, and heartbeats do: the service notices, and the device finds the Web.
+#[test]
+fn a_way_that_begins_to_lose_large_packets_is_left() {
+    let (mut world, service, device) = device_on(4, Udp::Passes);
+    connect(&mut world, device);
+    world.set_udp(device, Udp::Narrow(1000));
+    publish(&mut world, service, 5000);
+    assert!(world.run_until(secs(60), |w| w.payloads(device).next().is_some()));
+    assert!(by_web(&world, device));
+    assert_eq!(world.check().delivered, 1);
+}
+
+#[test]
+fn behind_a_proxy_that_cuts_idle_requests_it_stays_connected() {
+    let (mut world, service, device) = device_on(5, Udp::Dropped);
+    world.set_web(device, Some(WAY.cut(secs(30))));
+    assert!(world.run_until(secs(5), |w| by_web(w, device)));
+    for hour in 0..6 {
+        for _ in 0..20 {
+            publish(&mut world, service, 500);
+            world.run_for(secs(180));
+            assert_eq!(world.service(service).pending(), 0);
+        }
+        assert!(by_web(&world, device), "hour {hour}");
+    }
+    assert_eq!(disconnects(&world, device), 0);
+    let unacknowledged = DeviceEvent::State(ConnectionState::Unacknowledged);
+    assert_eq!(events(&world, device).filter(|(_, e)| **e == unacknowledged).count(), 0);
+    assert!(serials(&world, device).into_iter().eq(1..=120));
+}
+
+#[test]
+fn on_the_web_nothing_is_repeated_by_a_timer() {
+    // With new keys once a day only.
+    let (mut world, service, device) = device_with(6, Udp::Dropped, DeviceConfig::default());
+    assert!(world.run_until(secs(5), |w| by_web(w, device)));
+    // Until UDP is tried every 15 min only.
+    world.run_for(secs(3600));
+    let at = |w: &mut World| {
+        let stats = w.network().stats();
+        (w.wakes(device), w.service_wakes(service), stats.web, stats.sent - stats.web)
+    };
+    let before = at(&mut world);
+    let asked = world.device(device).unwrap().stats();
+    world.run_for(secs(3600));
+    let (after, stats) = (at(&mut world), world.device(device).unwrap().stats());
+    let requests = stats.web_requests - asked.web_requests;
+    assert_eq!(stats.heartbeats - asked.heartbeats, requests, "the requests are the heartbeats");
+    assert!((72..=82).contains(&requests), "{requests} requests in an hour");
+    // One packet there and one back for each.
+    assert!(after.2 - before.2 <= 2 * requests + 2, "{} packets by Web", after.2 - before.2);
+    // Four trials of UDP, each four times step 1.
+    assert!(after.3 - before.3 <= 20, "{} packets by UDP", after.3 - before.3);
+    // It is woken for those only: at its beginning, for each repetition, and at its end.
+    assert!(after.0 - before.0 <= 5 * 5, "{} wake-ups of the device", after.0 - before.0);
+    // The service: for the end of each request, which its timing wheel hands down from level to level until then, and for
+    // the lease.
+    assert!(after.1 - before.1 <= 7 * requests, "{} wake-ups of the service", after.1 - before.1);
+    println!("an hour by Web: {requests} requests, {:?} -> {after:?}", before);
+}
+
+#[test]
+fn what_is_posted_goes_and_is_answered_over_every_change() {
+    each_seed(4, |seed| {
+        let (mut world, service, device) = device_on(seed, Udp::Passes);
+        connect(&mut world, device);
+        let mut asked = Vec::new();
+        for round in 0..8 {
+            world.set_udp(device, if round % 2 == 0 { Udp::Dropped } else { Udp::Passes });
+            let way = if round % 3 == 2 { WAY.loss(0.3) } else { WAY };
+            world.set_web(device, Some(way));
+            for _ in 0..3 {
+                let event = mpp_proto::Event::with_payload(store(2), Bytes::from(world.rng().bytes(40)));
+                asked.push(world.with_device(device, |d, now| d.post(now, &event)).unwrap());
+                let pause = ms(world.rng().between(0, 30_000));
+                world.run_for(pause);
+            }
+        }
+        world.run_for(secs(120));
+        let answered =
+            events(&world, device).filter(|(_, e)| matches!(e, DeviceEvent::Posted { .. })).count();
+        assert_eq!(answered, asked.len(), "every post is answered");
+        let id = mpp_proto::AccountId::of(ALICE);
+        let newest = world.service(service).head(&id).map(|head| head.newest.0);
+        assert_eq!(newest, Some(asked.len() as u64), "and each is one event");
+    });
+}
+
+#[test]
+fn a_service_that_comes_back_is_found_by_web() {
+    for secret in [true, false] {
+        let (mut world, service, device) = device_on(7, Udp::Dropped);
+        assert!(world.run_until(secs(5), |w| by_web(w, device)));
+        world.run_for(secs(100));
+        world.restart_service(service, Restart { secret, heads: true });
+        publish(&mut world, service, 100);
+        assert!(world.run_until(secs(30), |w| w.payloads(device).count() == 1), "secret kept: {secret}");
+        assert!(by_web(&world, device));
+    }
+}
+
+#[test]
+fn when_the_web_is_gone_udp_takes_over() {
+    let (mut world, service, device) = device_on(8, Udp::Dropped);
+    assert!(world.run_until(secs(5), |w| by_web(w, device)));
+    world.run_for(secs(40));
+    world.set_udp(device, Udp::Passes);
+    world.set_web(device, Some(WAY.down()));
+    assert!(world.run_until(secs(75), |w| by_udp(w, device)));
+    publish(&mut world, service, 100);
+    assert!(world.run_until(secs(1), |w| w.payloads(device).count() == 1));
+    // Both gone, and one of them back: the device has gone on trying all the time.
+    world.set_udp(device, Udp::Dropped);
+    world.run_for(secs(1200));
+    assert!(!world.is_connected(device));
+    world.set_web(device, Some(WAY));
+    assert!(world.run_until(secs(75), |w| by_web(w, device)));
+}
+
+/// Everything arrives on the other transport first, both ways, as requests that wait and in the answers.
+#[test]
+fn copies_across_transports_do_nothing() {
+    each_seed(3, |seed| {
+        let (mut world, service, device) = device_on(seed, Udp::Passes);
+        let attacker = world.attack(&[Tactic::always(Act::Cross)]);
+        connect(&mut world, device);
+        for round in 0..6 {
+            world.set_udp(device, if round % 2 == 0 { Udp::Dropped } else { Udp::Passes });
+            for _ in 0..5 {
+                publish(&mut world, service, 2000);
+                world.run_for(secs(14));
+            }
+        }
+        assert!(world.settle(secs(120)));
+        assert!(attacker.sent() > 50, "{}", attacker.sent());
+        let stats = world.service(service).stats();
+        assert!(stats.dropped[DropReason::OtherTransport as usize] > 20, "{stats:?}");
+        assert!(world.device(device).unwrap().stats().dropped_for(DropReason::OtherTransport) > 0);
+        assert_eq!(world.strays_answered(), 0);
+        assert!(serials(&world, device).into_iter().eq(1..=30));
+        assert_eq!(disconnects(&world, device), 0);
+    });
+}
+
+#[test]
+fn two_runs_are_the_same_and_so_is_one_that_is_woken_all_the_time() {
+    let run = |drive| {
+        let (mut world, service, device) = device_on(9, Udp::Dropped);
+        world.set_drive(drive);
+        world.set_web(device, Some(WAY.loss(0.1)));
+        for _ in 0..4 {
+            publish(&mut world, service, 300);
+            world.run_for(secs(30));
+        }
+        world.set_udp(device, Udp::Passes);
+        world.run_for(secs(90));
+        (serials(&world, device), world.trace())
+    };
+    assert_eq!(run(Drive::AtDeadlines), run(Drive::AtDeadlines));
+    assert_eq!(run(Drive::AtDeadlines).0, run(Drive::EveryMillisecond).0);
+}
+
+#[test]
+fn a_device_that_has_both_stays_with_udp() {
+    let (mut world, _, device) = pair(10);
+    world.set_web(device, Some(WAY));
+    world.run_for(secs(3600));
+    assert_eq!(world.network().stats().web, 0);
+    assert!(by_udp(&world, device));
+}
