@@ -11,6 +11,8 @@ use crate::text::{parse_duration, printable};
 
 /// The UDP port of a service that names none.
 pub(crate) const DEFAULT_PORT: u16 = 15096;
+/// The TCP port on which devices without UDP look for a service whose tickets do not name another one.
+pub(crate) const DEFAULT_WEB_PORT: u16 = 15097;
 /// Its second port, for those who look at their network.
 pub(crate) const DEFAULT_CHECK_PORT: u16 = 15098;
 
@@ -83,6 +85,16 @@ pub(crate) struct ServeArgs {
     /// Second UDP port, for 'mpp netcheck'; 0 is none [default: 15098 without --listen]
     #[arg(long, value_name = "PORT")]
     pub(crate) check_port: Option<u16>,
+    /// Address and TCP port for devices whose networks have no UDP, over HTTP; may be given several times
+    /// [default: port 15097 of the addresses for UDP]
+    #[arg(long, value_name = "ADDR", value_parser = parse_web)]
+    pub(crate) web: Vec<SocketAddr>,
+    /// No HTTP
+    #[arg(long, conflicts_with = "web")]
+    pub(crate) no_web: bool,
+    /// Believe X-Forwarded-For: only if all requests come through a proxy that sets it
+    #[arg(long, conflicts_with = "no_web")]
+    pub(crate) web_forwarded: bool,
     /// Do not answer STUN clients, who learn their own address from the same port (RFC 8489)
     #[arg(long)]
     pub(crate) no_stun: bool,
@@ -141,6 +153,12 @@ pub(crate) struct WatchArgs {
     /// Time between heartbeats, 5s to 300s
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = parse_interval)]
     pub(crate) interval: Duration,
+    /// UDP only: do not go by HTTP where UDP does not pass
+    #[arg(long)]
+    pub(crate) no_web: bool,
+    /// Trust these certificates (PEM) too if the ticket names a Web Service with https
+    #[arg(long, value_name = "FILE", conflicts_with = "no_web")]
+    pub(crate) web_roots: Option<PathBuf>,
     /// Keep the position here [default: a file per device in the state directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) resume: Option<PathBuf>,
@@ -254,17 +272,25 @@ impl From<UrgencyArg> for Urgency {
     }
 }
 
-/// `ADDR:PORT`, an address alone, or a port alone.
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    parse_address(text, DEFAULT_PORT)
+}
+
+fn parse_web(text: &str) -> Result<SocketAddr, String> {
+    parse_address(text, DEFAULT_WEB_PORT)
+}
+
+/// `ADDR:PORT`, or an address alone, with the usual port.
+fn parse_address(text: &str, port: u16) -> Result<SocketAddr, String> {
     if let Ok(addr) = text.parse() {
         return Ok(addr);
     }
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
     if let Ok(ip) = bare.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(ip, DEFAULT_PORT));
+        return Ok(SocketAddr::new(ip, port));
     }
     Err(format!(
-        "'{}' is no address to listen on: write it like 127.0.0.1:15096 or [::]:15096",
+        "'{}' is no address to listen on: write it like 127.0.0.1:{port} or [::]:{port}",
         printable(text)
     ))
 }

@@ -98,6 +98,9 @@ pub(crate) enum Why {
 pub(crate) struct Status {
     /// The addresses it listens on, with the ports it really has.
     pub(crate) listening: Vec<SocketAddr>,
+    /// The same for HTTP.
+    #[serde(default)]
+    pub(crate) web: Vec<SocketAddr>,
     /// Devices connected now.
     pub(crate) connected: u64,
     pub(crate) packets_received: u64,

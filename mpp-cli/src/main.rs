@@ -17,6 +17,7 @@ mod status;
 mod text;
 mod ticket;
 mod watch;
+mod web;
 
 use std::process::ExitCode;
 

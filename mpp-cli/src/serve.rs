@@ -8,13 +8,14 @@ use mpp_tokio::Service;
 use mpp_tokio::proto::{ForeignPosts, PostAnswer, ServiceConfig, ServiceEvent};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::args::{DEFAULT_CHECK_PORT, DEFAULT_PORT, ServeArgs};
+use crate::args::{DEFAULT_CHECK_PORT, DEFAULT_PORT, DEFAULT_WEB_PORT, ServeArgs};
 use crate::control::server::{About, Control};
 use crate::failure::{Failure, Outcome, reason};
 use crate::keyfile::Keys;
 use crate::output;
 use crate::state::StateDir;
 use crate::text;
+use crate::web::Port;
 
 /// How long saying goodbye to every device may take.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -29,6 +30,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
         None if is_default => free_check_port(&addresses),
         None => None,
     };
+    let web = web_addresses(args.web, args.no_web, &addresses);
     if let Some(port) = check_port {
         if addresses.iter().any(|a| a.port() == port.get()) {
             return Err(Failure::usage(format_args!(
@@ -51,11 +53,21 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     }
     let service = Service::bind(&addresses[..], config).map_err(|e| Failure::new(format_args!("{e}")))?;
     drop(keys);
+    let port = match web {
+        Listen::On(addresses) => Some(Port::open(&addresses)?),
+        // Nobody has asked for it: without it the service is as good for all who have UDP.
+        Listen::IfFree(addresses) => {
+            Port::open(&addresses).inspect_err(|e| output::note(format_args!("mpp: {e}"))).ok()
+        }
+        Listen::Off => None,
+    };
     let control = Control::open(&state)?;
     // Tickets do not name the second port: devices are told of it when they ask.
     let listening = service.local_addrs()[..listening].to_vec();
-    output::text(&greeting(&state, &listening, check_port, new))?;
-    let about = About { listening, started: Instant::now() };
+    let web = port.as_ref().map_or(Vec::new(), |port| port.addresses().to_vec());
+    output::text(&greeting(&state, &listening, &web, check_port, new))?;
+    let about = About { listening, web, started: Instant::now() };
+    let answering = port.map(|port| port.answer(service.web(), args.web_forwarded));
 
     tokio::select! {
         () = control.serve(&service, about) => {}
@@ -66,7 +78,12 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     drop(control);
     output::note("mpp: closing every connection (once more to end at once)");
     tokio::select! {
-        _ = service.shutdown(GOODBYE) => {}
+        () = async {
+            service.shutdown(GOODBYE).await;
+            if let Some(answering) = answering {
+                answering.finish().await;
+            }
+        } => {}
         () = stop.wait() => {}
     }
     Ok(())
@@ -97,6 +114,31 @@ fn default_addresses() -> Vec<SocketAddr> {
     if found.is_empty() { vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into()] } else { found }
 }
 
+/// Where to listen for HTTP.
+enum Listen {
+    /// There, or the service does not start.
+    On(Vec<SocketAddr>),
+    /// There, unless somebody else does.
+    IfFree(Vec<SocketAddr>),
+    Off,
+}
+
+/// Where to listen for HTTP, if UDP comes to `addresses`.
+fn web_addresses(asked_for: Vec<SocketAddr>, off: bool, addresses: &[SocketAddr]) -> Listen {
+    if off {
+        return Listen::Off;
+    }
+    if !asked_for.is_empty() {
+        return Listen::On(asked_for);
+    }
+    // Where the system is to choose a port for UDP, it chooses one for TCP too.
+    let port = |a: &SocketAddr| if a.port() == 0 { 0 } else { DEFAULT_WEB_PORT };
+    let mut usual: Vec<_> = addresses.iter().map(|a| SocketAddr::new(a.ip(), port(a))).collect();
+    usual.sort_unstable();
+    usual.dedup();
+    Listen::IfFree(usual)
+}
+
 /// The second port that is used if nobody names one, unless somebody has it.
 fn free_check_port(addresses: &[SocketAddr]) -> Option<NonZeroU16> {
     // One after the other: on some systems a socket of all IPv6 addresses takes the port of IPv4 too.
@@ -112,8 +154,19 @@ fn free_check_port(addresses: &[SocketAddr]) -> Option<NonZeroU16> {
     None
 }
 
-fn greeting(state: &StateDir, listening: &[SocketAddr], check_port: Option<NonZeroU16>, new: bool) -> String {
-    let listening: Vec<_> = listening.iter().map(ToString::to_string).collect();
+fn greeting(
+    state: &StateDir,
+    listening: &[SocketAddr],
+    web: &[SocketAddr],
+    check_port: Option<NonZeroU16>,
+    new: bool,
+) -> String {
+    let list =
+        |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let web = match web {
+        [] => String::new(),
+        web => format!("web         http {}: for networks without UDP\n", list(web)),
+    };
     let (program, dir) = (text::program(), state.argument());
     let keys = if new { "made just now" } else { "as before" };
     let check_port = check_port
@@ -121,7 +174,7 @@ fn greeting(state: &StateDir, listening: &[SocketAddr], check_port: Option<NonZe
     format!(
         "\
 listening   udp {}
-{check_port}keys        {} ({keys})
+{web}{check_port}keys        {} ({keys})
 channels    in memory: a restart loses what waits, and every device is told so
 
 Next, in another terminal: a ticket, and a device that watches with it
@@ -130,7 +183,7 @@ Next, in another terminal: a ticket, and a device that watches with it
 and in a third one: tell her devices
   {program} post alice@example.com \"hello\"{dir}
 ",
-        listening.join(", "),
+        list(listening),
         state.keys().display(),
     )
 }

@@ -21,6 +21,10 @@ pub(crate) fn run(args: &StatusArgs) -> Outcome<()> {
     }
     let listening: Vec<_> = status.listening.iter().map(ToString::to_string).collect();
     output::line(format_args!("listening     udp {}", listening.join(", ")))?;
+    if !status.web.is_empty() {
+        let web: Vec<_> = status.web.iter().map(ToString::to_string).collect();
+        output::line(format_args!("web           http {}", web.join(", ")))?;
+    }
     output::line(format_args!("running       {}", duration(Duration::from_millis(status.uptime_ms))))?;
     output::line(format_args!("connected     devices: {}", grouped(status.connected)))?;
     let traffic = |packets, bytes| format!("{} packets, {} bytes", grouped(packets), grouped(bytes));

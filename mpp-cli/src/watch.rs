@@ -4,7 +4,9 @@ mod show;
 
 pub(crate) use show::refusal;
 
+use std::io::Read as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use mpp_tokio::proto::{DisconnectReason, Notification, NotificationKind, Ticket};
@@ -12,7 +14,7 @@ use mpp_tokio::{Client, ClientEvent, ClientEvents};
 use tokio::time::{Instant, sleep_until};
 
 use crate::args::WatchArgs;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, reason};
 use crate::output;
 use crate::resume::ResumeFile;
 use crate::serve::Stop;
@@ -23,6 +25,9 @@ use show::Show;
 /// After this time without a connection a person wants to know what is the matter.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A system's whole list of certificates is some hundred kilobytes.
+const MAX_ROOTS: u64 = 4 * 1024 * 1024;
+
 pub(crate) async fn run(args: WatchArgs) -> Outcome<()> {
     let ticket = ticket::read(&args.ticket)?;
     let state = StateDir::new(args.dir.dir)?;
@@ -32,6 +37,14 @@ pub(crate) async fn run(args: WatchArgs) -> Outcome<()> {
     let mut builder = Client::builder(ticket.clone()).manual_acknowledgement().interval(args.interval);
     if let Some(filter) = args.filter {
         builder = builder.filter(filter);
+    }
+    if args.no_web {
+        builder = builder.without_web();
+    }
+    if let Some(path) = &args.web_roots {
+        builder = builder
+            .web_roots(&roots(path)?)
+            .map_err(|e| Failure::new(format_args!("no certificates in {}: {e}", path.display())))?;
     }
     if let Some(resume) = resume {
         builder = builder.resume(resume);
@@ -58,6 +71,18 @@ pub(crate) async fn run(args: WatchArgs) -> Outcome<()> {
         () = stop.wait() => {}
     }
     outcome
+}
+
+/// The content of a file of certificates.
+fn roots(path: &Path) -> Outcome<Vec<u8>> {
+    let failed = |e: std::io::Error| {
+        Failure::new(format_args!("cannot read the certificates in {}: {}", path.display(), reason(&e)))
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_ROOTS).read_to_end(&mut bytes))
+        .map_err(failed)?;
+    Ok(bytes)
 }
 
 struct Watch {
@@ -181,8 +206,8 @@ fn is_refusal(event: &ClientEvent) -> bool {
 fn waiting(ticket: &Ticket) {
     let endpoints: Vec<_> = ticket.endpoints().iter().map(ToString::to_string).collect();
     let mut line = format!(
-        "no answer from {} yet, still trying: is the service running, can UDP reach it, and was the ticket made with \
-         its keys?",
+        "no answer from {} yet, still trying: is the service running, can UDP or HTTP reach it, and was the ticket \
+         made with its keys?",
         crate::text::printable(&endpoints.join(", "))
     );
     if ticket.expiry() < crate::text::now() {

@@ -26,7 +26,7 @@ impl Next {
         now: Instant,
         give_up: Option<Instant>,
         said: bool,
-        deadlines: [Option<Instant>; 2],
+        deadlines: impl IntoIterator<Item = Option<Instant>>,
     ) -> Self {
         match give_up {
             Some(at) if at <= now || said => Self::End,

@@ -67,6 +67,14 @@ impl CallError {
     }
 }
 
+/// Why [`ClientBuilder::web_roots`](crate::ClientBuilder::web_roots) took nothing.
+#[cfg(feature = "web-tls")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "that holds no certificate, or more than certificates: text in the PEM form or one in the DER form is needed"
+)]
+pub struct RootError;
+
 /// Why [`Service::bind`](crate::Service::bind) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -69,9 +69,13 @@ mod wake;
 mod web;
 
 pub use client::{Client, ClientBuilder, ClientEvent, ClientEvents};
+#[cfg(feature = "web-tls")]
+pub use error::RootError;
 pub use error::{Advice, BindError, CallError, ConnectError};
 pub use netcheck::Netcheck;
 pub use runtime::{AnyRuntime, AsyncSocket, Interest, Runtime, Task, Timer};
+#[cfg(feature = "web")]
+pub use service::Web;
 pub use service::{Service, ServiceEvents, ToAccount};
 pub use socket2::SockRef;
 pub use stats::{ClientStats, ServiceStats, SocketStats};
@@ -80,12 +84,14 @@ pub use web::{WebBody, WebReply};
 
 /// What an adapter exports beside its own `Client`, `ClientBuilder` and `Service`: the same names in each of them.
 pub mod face {
+    #[cfg(feature = "web-tls")]
+    pub use crate::RootError;
     pub use crate::{
         Advice, BindError, CallError, ClientEvent, ClientEvents, ClientStats, ConnectError, Interest,
         ServiceEvents, ServiceStats, SocketStats, Task, ToAccount,
     };
     #[cfg(feature = "web")]
-    pub use crate::{WebBody, WebReply};
+    pub use crate::{Web, WebBody, WebReply};
     /// The protocol's own types: tickets, events, notifications, settings, errors.
     pub use mpp_proto as proto;
 }

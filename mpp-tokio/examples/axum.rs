@@ -1,20 +1,23 @@
-//! A presence service inside of an axum application: a request handler posts to the devices of an account.
+//! A presence service inside of an axum application: a request handler posts to the devices of an account, and another one
+//! answers devices whose networks have no UDP.
 //!
-//! Shows itself: it starts both, connects a device, sends one request, and ends when the device has the event.
+//! Shows itself: it starts both, connects a device by UDP and one by HTTP, sends one request, and ends when both devices
+//! have the event.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::{Response, StatusCode};
 use axum::routing::post;
 use mpp_tokio::proto::{
     AccountHead, AccountId, DeviceId, Endpoint, Event, PublishError, Rights, ServiceConfig, ServiceSecret,
     StoreId, TicketKey, TicketSpec, UnixTime,
 };
-use mpp_tokio::{Client, Service};
+use mpp_tokio::{Client, Service, Web, WebBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -33,6 +36,16 @@ async fn publish(
     }
 }
 
+/// `POST /.well-known/mmmpresence`: devices whose networks have no UDP. axum drops the future of a request whose client hangs
+/// up, which is how the service hears of it.
+async fn web(
+    State(service): State<Service>,
+    ConnectInfo(remote): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<WebBody> {
+    service.web().handle(remote, request).await
+}
+
 fn random() -> [u8; 32] {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the system has random bytes");
@@ -46,32 +59,48 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = ServiceConfig::new(ServiceSecret::new(random()), vec![key.clone()]);
     let service = Service::bind("127.0.0.1:0", config)?;
     service.restore(AccountHead::new(AccountId::of("alice")))?;
-    let app = Router::new().route("/accounts/{account}/inbound", post(publish)).with_state(service.clone());
+    let app = Router::new()
+        .route("/accounts/{account}/inbound", post(publish))
+        .route(Web::PATH, post(web))
+        .with_state(service.clone())
+        .into_make_service_with_connect_info::<SocketAddr>();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let web = listener.local_addr()?;
+    let address = listener.local_addr()?;
     tokio::spawn(async move { axum::serve(listener, app).await });
 
     let issued = UnixTime::from_millis(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u64);
-    let spec = TicketSpec {
-        endpoints: vec![Endpoint::Address(service.local_addrs()[0])],
-        account: "alice".into(),
-        device: DeviceId([1; 16]),
-        rights: Rights::default(),
-        issued,
-        expiry: issued + Duration::from_secs(3600),
+    let ticket = |device: u8, udp: SocketAddr| {
+        let spec = TicketSpec {
+            endpoints: vec![Endpoint::Address(udp)],
+            account: "alice".into(),
+            device: DeviceId([device; 16]),
+            rights: Rights::default(),
+            issued,
+            expiry: issued + Duration::from_secs(3600),
+        };
+        // The second half is needed only where the Web is not on port 15097.
+        key.mint(&spec, &random())?.with_web(vec![format!("http://{address}")])
     };
-    let device = Client::connect(key.mint(&spec, &random())?);
-    device.connected().await?;
+    let phone = Client::connect(ticket(1, service.local_addrs()[0])?);
+    phone.connected().await?;
+    // A socket that nobody reads: to the laptop, it is as if UDP did not pass.
+    let wall = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let laptop = Client::connect(ticket(2, wall.local_addr()?)?);
+    laptop.connected().await?;
+    println!("the phone goes by {:?}, the laptop by {:?}", phone.transport(), laptop.transport());
 
-    let mut request = TcpStream::connect(web).await?;
+    let mut request = TcpStream::connect(address).await?;
     let head = "POST /accounts/alice/inbound HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
     request.write_all(format!("{head}Content-Length: 5\r\n\r\nhello").as_bytes()).await?;
     let mut answer = String::new();
     request.read_to_string(&mut answer).await?;
     println!("the web: {}", answer.lines().next().unwrap_or_default());
-    println!("the device: {:?}", device.next().await.ok_or("the device was closed")?.kind);
+    for (name, device) in [("phone", &phone), ("laptop", &laptop)] {
+        println!("the {name}: {:?}", device.next().await.ok_or("the device was closed")?.kind);
+    }
 
-    device.close().await;
+    laptop.close().await;
+    phone.close().await;
     service.shutdown(Duration::from_secs(2)).await;
     Ok(())
 }

@@ -39,6 +39,8 @@ pub(crate) struct Control {
 pub(crate) struct About {
     /// Where devices are to find it.
     pub(crate) listening: Vec<SocketAddr>,
+    /// Where those find it whose networks have no UDP.
+    pub(crate) web: Vec<SocketAddr>,
     pub(crate) started: Instant,
 }
 
@@ -210,6 +212,9 @@ fn status(service: &Service, about: &About) -> Answer {
         ("bindings", core.bindings),
         ("probes", core.probes),
         ("resets", core.resets),
+        ("web-requests", core.web_requests),
+        ("web-held", core.web_held),
+        ("web-hung-up", stats.socket.web_failures),
         ("published", core.published),
         ("notified", core.notified),
         ("retransmitted", core.retransmitted),
@@ -237,6 +242,7 @@ fn status(service: &Service, about: &About) -> Answer {
     let dropped = DropReason::ALL.iter().zip(core.dropped).filter(|(_, n)| *n > 0);
     Answer::Status(Status {
         listening: about.listening.clone(),
+        web: about.web.clone(),
         connected: core.connected,
         packets_received: core.packets_received,
         packets_sent: core.packets_sent,

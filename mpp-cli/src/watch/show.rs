@@ -6,7 +6,7 @@ use std::time::Duration;
 use mpp_tokio::ClientEvent;
 use mpp_tokio::proto::{
     Code, Connected, ConnectionState, DisconnectReason, IntervalReason, Notification, NotificationKind,
-    StoreId, StoreSet, Ticket,
+    StoreId, StoreSet, Ticket, Transport,
 };
 use serde_json::{Value, json};
 
@@ -120,6 +120,10 @@ fn event_line(event: &ClientEvent) -> Option<String> {
         ClientEvent::Interval { interval, reason } => {
             format!("a heartbeat every {}: {}", duration(*interval), why_so_often(*reason).0)
         }
+        ClientEvent::Transport(Transport::Web) => {
+            "going over the Web now, as UDP does not pass; it is tried again from time to time".to_owned()
+        }
+        ClientEvent::Transport(Transport::Udp) => "going over UDP again".to_owned(),
         ClientEvent::TicketRenewed { .. } => "the service has renewed the ticket".to_owned(),
         ClientEvent::RenewTicket { code } => {
             format!("the service does not take the ticket any more ({code}): get a new one with 'mpp ticket'")
@@ -176,6 +180,13 @@ fn event_json(event: &ClientEvent) -> Option<Value> {
             "interval_ms": micros(*interval) / 1000,
             "reason": why_so_often(*reason).1,
         }),
+        ClientEvent::Transport(transport) => {
+            let name = match transport {
+                Transport::Udp => "udp",
+                Transport::Web => "web",
+            };
+            json!({ "type": "transport", "transport": name })
+        }
         ClientEvent::RenewTicket { code } => json!({ "type": "renew-ticket", "code": code.number() }),
         ClientEvent::KeysRenewed(c) => {
             json!({ "type": "keys-renewed", "forward_secret": c.forward_secret, "newest": c.newest.0 })

@@ -7,3 +7,4 @@ mod netcheck;
 mod restart;
 mod support;
 mod walk;
+mod web;

@@ -36,3 +36,4 @@ mod rules;
 #[allow(dead_code, reason = "the lab uses a part of what the tests of the command line do")]
 #[path = "../cli/support.rs"]
 mod support;
+mod web;

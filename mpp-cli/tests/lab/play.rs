@@ -24,19 +24,28 @@ const PORT: u16 = 15096;
 pub(crate) struct Play {
     serve: RefCell<Option<Process>>,
     home: Home,
+    /// What the service is started with.
+    serve_args: Vec<String>,
     pub(crate) lab: Lab,
 }
 
 impl Play {
     /// Starts a service on all addresses of its namespace.
     pub(crate) fn on(lab: Lab) -> Self {
-        let play = Self { serve: RefCell::default(), home: Home::new(), lab };
+        Self::on_with(lab, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn on_with(lab: Lab, more: &[&str]) -> Self {
+        let serve_args = ["serve"].iter().chain(more).map(|&arg| arg.to_owned()).collect();
+        let play = Self { serve: RefCell::default(), home: Home::new(), serve_args, lab };
         play.start();
         play
     }
 
     fn start(&self) {
-        let mut serve = self.lab.service.enter(|| self.home.start(&["serve"]));
+        let args: Vec<&str> = self.serve_args.iter().map(String::as_str).collect();
+        let mut serve = self.lab.service.enter(|| self.home.start(&args));
         serve.line("the addresses", |l| l.starts_with("listening"));
         serve.line("what to type next", |l| l.contains(" post alice@example.com"));
         self.serve.replace(Some(serve));
@@ -53,6 +62,13 @@ impl Play {
     /// Posts for all devices.
     pub(crate) fn post(&self, text: &str) {
         self.home.post(&[ACCOUNT, text]);
+    }
+
+    /// A ticket for the first address of the network's own family, made with more arguments.
+    pub(crate) fn ticket_with(&self, more: &[&str]) -> String {
+        let endpoint = SocketAddr::new(self.lab.service_address(0), PORT).to_string();
+        let args: Vec<&str> = ["--endpoint", &endpoint].iter().chain(more).copied().collect();
+        self.home.ticket(ACCOUNT, "phone", &args)
     }
 
     /// A ticket that names the first address of the network's own family.
@@ -87,8 +103,14 @@ impl Play {
 
     /// Starts a device.
     pub(crate) fn start_device(&self, ticket: &str, interval: Duration) -> Device<'_> {
+        self.start_device_with(ticket, interval, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_device_with(&self, ticket: &str, interval: Duration, more: &[&str]) -> Device<'_> {
         let interval = format!("{}s", interval.as_secs());
         let args = ["watch", "-", "--json", "--interval", &interval];
+        let args: Vec<&str> = args.iter().chain(more).copied().collect();
         let input = Some(format!("{ticket}\n").into_bytes());
         let watch = self.lab.device.enter(|| self.home.start_with(&args, input));
         Device { play: self, watch, told: Vec::new(), posted: Vec::new() }

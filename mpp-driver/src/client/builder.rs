@@ -10,8 +10,11 @@ use mpp_proto::{Acknowledgement, Device, DeviceConfig, NetworkId, Resume, StoreS
 use super::Client;
 use super::driver::Driver;
 use super::state::{Shared, State};
+use super::web::Settings;
 use crate::clock::{Clock, civil};
 use crate::drive::Driven;
+#[cfg(feature = "web-tls")]
+use crate::error::RootError;
 use crate::runtime::{AnyRuntime, Runtime, Task};
 use crate::seed::seed;
 
@@ -26,6 +29,7 @@ pub struct ClientBuilder<R = AnyRuntime> {
     config: DeviceConfig,
     resume: Option<Resume>,
     on_resume: Option<OnResume>,
+    web: Settings,
     kind: PhantomData<fn() -> R>,
 }
 
@@ -37,6 +41,7 @@ impl<R> ClientBuilder<R> {
             config: DeviceConfig::default(),
             resume: None,
             on_resume: None,
+            web: Settings::default(),
             kind: PhantomData,
         }
     }
@@ -99,6 +104,27 @@ impl<R> ClientBuilder<R> {
         self
     }
 
+    /// Never uses the Web Service, also where UDP does not pass. Default: it does if the feature `web` is there.
+    #[cfg(feature = "web")]
+    pub fn without_web(mut self) -> Self {
+        self.web.off = true;
+        self
+    }
+
+    /// Trusts these certificates too, beside those that the system trusts, when it asks a Web Service over TLS
+    /// (`https`): text in the PEM form with one or more, or one in the DER form. They are issuers; a certificate that
+    /// vouches for itself must not say that it is an issuer (`CA:FALSE`).
+    ///
+    /// # Errors
+    /// [`RootError`] if it holds no certificate, or something else.
+    #[cfg(feature = "web-tls")]
+    pub fn web_roots(mut self, certificates: &[u8]) -> Result<Self, RootError> {
+        if Arc::make_mut(&mut self.web.trust).add(certificates) == 0 {
+            return Err(RootError);
+        }
+        Ok(self)
+    }
+
     /// Starts to connect, in the background.
     ///
     /// # Panics
@@ -141,7 +167,7 @@ impl<R> ClientBuilder<R> {
         let config = Arc::new(self.config);
         let device = Device::new(config, self.ticket, self.resume, seed(), now, unix);
         let shared = Arc::new(Shared::new(State::new(device), clock));
-        let driver = Driver::new(shared.clone(), self.runtime, self.on_resume, now, unix);
+        let driver = Driver::new(shared.clone(), self.runtime, self.on_resume, &self.web, now, unix);
         (Client::new(shared), Box::pin(Driven(driver)))
     }
 }

@@ -10,6 +10,7 @@ use mpp_proto::{
 
 use super::builder::OnResume;
 use super::state::Shared;
+use super::web::{Requests, Settings};
 use crate::clock::Calendar;
 use crate::drive::{Drive, Next, ROUNDS};
 use crate::resolve::Lookups;
@@ -27,6 +28,7 @@ pub(super) struct Driver {
     alarm: Alarm,
     lookups: Lookups,
     links: Vec<Link>,
+    web: Requests,
     inbox: Inbox,
     outgoing: Outgoing,
 }
@@ -36,17 +38,20 @@ impl Driver {
         shared: Arc<Shared>,
         runtime: Arc<dyn Runtime>,
         on_resume: Option<OnResume>,
+        web: &Settings,
         now: Instant,
         unix: UnixTime,
     ) -> Self {
+        let lookups = Lookups::default();
         Self {
+            web: Requests::new(&shared, &lookups, web),
             alarm: Alarm::new(shared.clock.clone()),
             shared,
             runtime,
             on_resume,
             saved: None,
             calendar: Calendar::new(now, unix),
-            lookups: Lookups::default(),
+            lookups,
             links: Vec::new(),
             inbox: Inbox::device(),
             outgoing: Outgoing::new(),
@@ -119,6 +124,7 @@ impl Driver {
                 Some(DeviceEvent::CloseLink(link)) => {
                     self.links.retain(|l| l.id != link);
                     self.outgoing.forget(link);
+                    self.web.close(link);
                 }
                 Some(DeviceEvent::Resolve { id, host, port }) => {
                     look_up(&self.shared, &self.lookups, id, host, port)
@@ -129,7 +135,7 @@ impl Driver {
     }
 
     fn open(&mut self, id: LinkId, kind: LinkKind) {
-        let Self { shared, runtime, links, .. } = self;
+        let Self { shared, runtime, links, web, .. } = self;
         links.retain(|l| l.id != id);
         let socket = kind.family().and_then(|family| {
             UdpSocket::bind_device(&**runtime, any_address(family), &shared.counters).ok()
@@ -140,6 +146,7 @@ impl Driver {
                 links.push(Link::new(id, socket));
                 LinkState::Open { local }
             }
+            None if kind == LinkKind::Web => web.open(id),
             None => LinkState::Failed,
         };
         let now = shared.clock.now();
@@ -151,10 +158,16 @@ impl Driver {
         let Self { shared, links, outgoing, .. } = self;
         // One datagram of the protocol at a time: 16 packets at most.
         let segments = NonZeroUsize::new(16).unwrap_or(NonZeroUsize::MIN);
-        outgoing.poll_send(cx, links, ROUNDS, |out| {
+        let mut more = outgoing.poll_send(cx, links, ROUNDS, |out| {
             let now = shared.clock.now();
             shared.state.with(|s, _| s.device.poll_transmit(now, out, segments))
-        })
+        });
+        for link in links.iter().filter(|link| link.socket.take_forbidden()) {
+            let now = shared.clock.now();
+            shared.state.with(|s, _| s.device.handle_unsent(now, link.id));
+            more = true;
+        }
+        more
     }
 
     /// Hands a new `Resume` to the host.
@@ -174,7 +187,7 @@ impl Driver {
         let rest = Link::rested(&self.links);
         self.shared.state.with(|s, _| {
             let said = s.device.is_drained() && self.outgoing.is_empty();
-            let deadlines = [s.device.poll_timeout().map(|w| w.at), rest];
+            let deadlines = [s.device.poll_timeout().map(|w| w.at), rest, self.web.deadline()];
             Next::of(now, s.give_up, said, deadlines)
         })
     }
@@ -188,6 +201,7 @@ impl Drive for Driver {
         // First the host, then the service: what the service knows to be dealt with, it may forget.
         self.save();
         more |= self.transmit(cx);
+        more |= self.web.exchange(cx, &self.shared);
         self.next().unless(more)
     }
 

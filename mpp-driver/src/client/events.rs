@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use mpp_proto::{
-    Code, Connected, ConnectionState, DisconnectReason, IntervalReason, MappingProgress, UnixTime,
+    Code, Connected, ConnectionState, DisconnectReason, IntervalReason, MappingProgress, Transport, UnixTime,
 };
 
 use super::state::Shared;
@@ -40,6 +40,8 @@ pub enum ClientEvent {
     },
     /// The state changed.
     State(ConnectionState),
+    /// The connection goes by this transport from now on: UDP at the start, the Web Service where UDP does not pass.
+    Transport(Transport),
     /// The address from which the service sees this device changed.
     ObservedEndpoint(SocketAddr),
     /// The time between heartbeats, or the reason for it, changed: the client learns what its network allows.

@@ -4,6 +4,8 @@ mod builder;
 mod driver;
 mod events;
 mod state;
+#[cfg_attr(not(feature = "web"), path = "no_web.rs")]
+mod web;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -17,7 +19,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use mpp_proto::{
     CommandError, Connected, ConnectionReport, ConnectionState, Device, Event, Instant, KeepaliveReport,
-    NetworkId, Notification, RequestError, RequestId, Resume, Serial, StoreSet, Ticket,
+    NetworkId, Notification, RequestError, RequestId, Resume, Serial, StoreSet, Ticket, Transport,
 };
 
 pub use builder::ClientBuilder;
@@ -201,6 +203,11 @@ impl<R> Client<R> {
     /// The state of the connection.
     pub fn state(&self) -> ConnectionState {
         self.shared.state.with(|s, _| s.device.state())
+    }
+
+    /// What the connection goes by: UDP, or the Web Service where UDP does not pass.
+    pub fn transport(&self) -> Transport {
+        self.shared.state.with(|s, _| s.device.transport())
     }
 
     /// The address from which the service sees this device, once it has said so.

@@ -212,6 +212,7 @@ impl State {
             DeviceEvent::State(state) => ClientEvent::State(state),
             DeviceEvent::Interval { interval, reason } => ClientEvent::Interval { interval, reason },
             DeviceEvent::Mapping(progress) => ClientEvent::Mapping(progress),
+            DeviceEvent::Transport(transport) => ClientEvent::Transport(transport),
             DeviceEvent::ObservedEndpoint(address) => ClientEvent::ObservedEndpoint(address),
             DeviceEvent::Aborted(reason) => {
                 self.connected = None;

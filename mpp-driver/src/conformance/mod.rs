@@ -15,6 +15,7 @@ mod connection;
 mod crowd;
 mod delivery;
 mod examples;
+mod http;
 mod idle;
 mod lab;
 mod netcheck;
@@ -31,6 +32,7 @@ pub use delivery::*;
 pub use examples::{
     an_example_gets_its_notifications, an_idle_client_wakes_its_thread_at_its_deadlines_only,
 };
+pub use http::WebServer;
 pub use idle::idle;
 pub use lab::Lab;
 pub use netcheck::*;
@@ -103,6 +105,13 @@ macro_rules! conformance {
             a_lossy_network_delivers_everything_once_and_in_order
             the_largest_payload_crosses_a_bad_network
             a_thousand_devices
+            a_network_without_udp_is_served_over_the_web
+            nothing_is_lost_or_doubled_when_udp_goes_and_comes
+            a_service_that_closes_answers_what_waits
+            a_client_that_closes_or_dies_hangs_up
+            several_shards_behind_one_web_handler
+            a_client_that_wants_no_web_uses_none
+            a_system_that_forbids_udp_is_left_at_once
         }
     };
     ($runtime:ty, $block_on:expr, $($scenario:ident)*) => {

@@ -123,6 +123,17 @@ impl Driver {
         outbox.poll_send(cx, links).is_ready()
     }
 
+    /// Answers requests to the Web Service for which there is something; returns whether there may be more.
+    fn answer_web(&self) -> bool {
+        #[cfg(feature = "web")]
+        {
+            let now = self.shared.clock.now();
+            self.shared.shard(self.id).with(|s, wakes| s.settle_web(now, wakes))
+        }
+        #[cfg(not(feature = "web"))]
+        false
+    }
+
     /// When to look again if nothing happens.
     fn next(&self) -> Next {
         let now = self.shared.clock.now();
@@ -185,6 +196,7 @@ impl Drive for Driver {
         more |= self.advance(cx);
         more |= self.read_letters();
         more |= self.transmit(cx);
+        more |= self.answer_web();
         self.next().unless(more)
     }
 

@@ -4,6 +4,8 @@ mod driver;
 mod events;
 mod mail;
 mod state;
+#[cfg(feature = "web")]
+mod web;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -21,6 +23,8 @@ use mpp_proto::{
 use driver::Driver;
 pub use events::ServiceEvents;
 use state::Shared;
+#[cfg(feature = "web")]
+pub use web::Web;
 
 use crate::clock::{Clock, civil};
 use crate::drive::Driven;
@@ -140,6 +144,12 @@ impl<R> Service<R> {
     /// The addresses it listens on, in the order of those given to [`Service::bind`].
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.shared.local
+    }
+
+    /// What answers devices whose networks have no UDP, to be mounted in the program's HTTP server.
+    #[cfg(feature = "web")]
+    pub fn web(&self) -> Web {
+        Web::new(self.shared.clone())
     }
 
     /// Publishes an event in the channel of `account`, under the next serial. It goes out at once, to the devices that

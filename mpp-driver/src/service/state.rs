@@ -27,6 +27,9 @@ pub(super) struct Shared {
     pub(super) listeners: AtomicUsize,
     /// The shard with which the next look at all of them begins, so that each has its turn.
     first: AtomicUsize,
+    /// Names of requests to the Web Service.
+    #[cfg(feature = "web")]
+    pub(super) web_requests: std::sync::atomic::AtomicU64,
 }
 
 /// One shard.
@@ -40,6 +43,9 @@ pub(super) struct State {
     /// The driver has gone.
     pub(super) ended: bool,
     watchers: Waiting,
+    /// Requests to the Web Service.
+    #[cfg(feature = "web")]
+    pub(super) web: super::web::Held,
 }
 
 impl std::fmt::Debug for State {
@@ -65,6 +71,8 @@ impl Shared {
             handles: AtomicUsize::new(1),
             listeners: AtomicUsize::new(0),
             first: AtomicUsize::new(0),
+            #[cfg(feature = "web")]
+            web_requests: std::sync::atomic::AtomicU64::new(0),
         }
     }
 
@@ -76,6 +84,12 @@ impl Shared {
     /// The shard on which an account lives.
     pub(super) fn home(&self, account: &AccountId) -> &Guarded<State> {
         self.shard(self.router.shard_of(account))
+    }
+
+    /// Any shard, another one each time.
+    #[cfg(feature = "web")]
+    pub(super) fn any(&self) -> ShardId {
+        ShardId((self.first.fetch_add(1, Relaxed) % self.shards.len()) as u8)
     }
 
     /// All shards, beginning with another one each time.
@@ -140,6 +154,8 @@ impl State {
             give_up: None,
             ended: false,
             watchers: Waiting::default(),
+            #[cfg(feature = "web")]
+            web: super::web::Held::default(),
         }
     }
 
@@ -148,5 +164,7 @@ impl State {
         self.ended = true;
         wakes.all(&mut self.watchers);
         wakes.all(&mut self.listening);
+        #[cfg(feature = "web")]
+        self.web.end(wakes);
     }
 }

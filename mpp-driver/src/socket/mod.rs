@@ -13,7 +13,7 @@ mod tests;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use mpp_proto::Transmit;
@@ -41,6 +41,8 @@ pub(crate) struct UdpSocket {
     udp: UdpSocketState,
     local: SocketAddr,
     inode: Option<u64>,
+    /// The system has said that nothing may be sent from here.
+    forbidden: AtomicBool,
     counters: Arc<Counters>,
 }
 
@@ -104,12 +106,19 @@ impl UdpSocket {
         let inode = drops::inode(&SockRef::from(&socket));
         let io = runtime.wrap(socket)?;
         counters.opened(inode);
-        Ok(Self { io, udp, local, inode, counters: counters.clone() })
+        let forbidden = AtomicBool::new(false);
+        Ok(Self { io, udp, local, inode, forbidden, counters: counters.clone() })
     }
 
     /// The address it is bound to.
     pub(crate) const fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Whether the system has refused to send anything from here since this was asked last. Other errors of sending
+    /// (no route for one family, say) are not of that kind.
+    pub(crate) fn take_forbidden(&self) -> bool {
+        self.forbidden.swap(false, Relaxed)
     }
 
     /// Packets of one datagram that one call may carry.
@@ -148,7 +157,10 @@ impl UdpSocket {
                 }
                 // Refused because of the offload: quinn-udp has switched it off, and the same bytes go singly.
                 Err(_) if offload && self.max_segments() == 1 => count(&self.counters.gso_refused, 1),
-                Err(_) => {
+                Err(e) => {
+                    if e.kind() == io::ErrorKind::PermissionDenied {
+                        self.forbidden.store(true, Relaxed);
+                    }
                     count(&self.counters.send_errors, now.len().div_ceil(segment.max(1)));
                     *from += now.len();
                 }

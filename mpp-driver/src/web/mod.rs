@@ -1,6 +1,4 @@
-//! The Web Service transport (SPEC 22): a device's requests where UDP does not pass, and the handler that answers them.
-
-#![allow(dead_code, unused_imports, reason = "the state machines that use it come next")]
+//! The Web Service transport (SPEC.md, "The Web Service transport"): a device's requests where UDP does not pass, and the handler that answers them.
 
 mod base;
 mod body;
