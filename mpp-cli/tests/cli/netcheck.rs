@@ -65,6 +65,11 @@ fn the_network_is_looked_at_and_nobody_is_displaced() {
     assert_eq!(v4["destinations"].as_array().unwrap().len(), 2);
     assert_eq!((&report["web"], &report["complete"]), (&"unknown".into(), &true.into()));
 
+    // What takes a connection is left out, and that is said.
+    let ended = home.run_with(&["netcheck", "-"], ticket.as_bytes());
+    let lifetime = ended.out.iter().find(|l| l.starts_with("lifetime")).unwrap();
+    assert!(lifetime.contains("unknown") && lifetime.contains("--take-over"), "{ended:?}");
+
     home.post(&[ALICE, "still there"]);
     assert_eq!(watch.texts(1), ["still there"]);
     let ended = watch.stop(Signal::SIGTERM);

@@ -7,7 +7,8 @@
 //! Without `MPP_LAB`, or where something is missing, one line says so and every test passes without doing anything. No
 //! namespace of the machine's own is touched: each [`Lab`](network::Lab) makes new ones, with cables between them and
 //! addresses that mean something only there, and takes all of it away when it is dropped, also after a failure. What a
-//! killed run has left, the next one removes. Nothing waits without a limit.
+//! killed run has left, the next one removes. Nothing waits without a limit; what a device learns or measures by silence
+//! takes minutes, six and a half if all tests run at once.
 //!
 //! - **A network**: a variant of [`Nat`](rules::Nat) or [`Network`](network::Network); its rules in `rules.rs`, its cables
 //!   and addresses in `Lab::build`; a claim in `claims.rs`, where a probe shows that it does what it is called after, and
