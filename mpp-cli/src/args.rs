@@ -85,8 +85,7 @@ pub(crate) struct ServeArgs {
     /// Second UDP port, for 'mpp netcheck'; 0 is none [default: 15098 without --listen]
     #[arg(long, value_name = "PORT")]
     pub(crate) check_port: Option<u16>,
-    /// Address and TCP port for devices whose networks have no UDP, over HTTP; may be given several times
-    /// [default: port 15097 of the addresses for UDP]
+    /// Address and TCP port of HTTP, for devices without UDP; can be repeated [default: 15097]
     #[arg(long, value_name = "ADDR", value_parser = parse_web)]
     pub(crate) web: Vec<SocketAddr>,
     /// No HTTP

@@ -121,6 +121,18 @@ impl Home {
         (serve, addr)
     }
 
+    /// The same, and where it listens for HTTP.
+    pub(crate) fn serve_with_web(&self) -> (Process, SocketAddr, SocketAddr) {
+        let mut serve = self.start(&["serve", "--listen", "127.0.0.1:0"]);
+        let mut address = |what: &str| -> SocketAddr {
+            let line = serve.line(what, |l| l.starts_with(what));
+            line.split_whitespace().nth(2).unwrap().trim_end_matches([':', ',']).parse().unwrap()
+        };
+        let (udp, web) = (address("listening "), address("web "));
+        serve.line("what to type next", |l| l.contains(" post alice@example.com"));
+        (serve, udp, web)
+    }
+
     /// Mints a ticket; it counts as a secret from then on.
     pub(crate) fn ticket(&self, account: &str, device: &str, more: &[&str]) -> String {
         let args: Vec<&str> = ["ticket", account, "--device", device].iter().chain(more).copied().collect();
@@ -275,6 +287,11 @@ impl Process {
     /// Everything it has said so far.
     pub(crate) fn so_far(&self) -> Vec<&str> {
         self.seen.iter().map(|(_, line)| line.as_str()).collect()
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal.

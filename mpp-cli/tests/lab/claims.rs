@@ -1,12 +1,13 @@
 //! Each network is what it claims to be.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::network::{EXTERNAL, Lab, Network};
 use crate::probe::Dependence::{Address, AddressAndPort, EndpointIndependent};
-use crate::probe::{Behaviour, Dependence, Probe, received};
+use crate::probe::{Behaviour, Dependence, LOST, Probe, received};
 use crate::rules::{Lifetime, Nat, Trouble};
 
 fn claims(network: Network, mapping: Dependence, filtering: Dependence, port_kept: bool) {
@@ -165,6 +166,27 @@ fn larger_packets_are_lost() {
         assert!(arrives(1280), "{network:?}");
         assert!(!arrives(1281), "{network:?}");
     }
+}
+
+#[test]
+fn larger_packets_are_lost_of_udp_only() {
+    let Some(lab) = Lab::open(Network::Behind(Nat::PortRestricted)) else { return };
+    lab.trouble(Trouble::LargerUdp(1000));
+    let (from, to) = (lab.device.udp(lab.any()), lab.service.udp((lab.service_address(0), 0)));
+    let to_udp = to.local_addr().unwrap();
+    let arrives = |bytes: usize| {
+        from.send_to(&vec![7; bytes], to_udp).unwrap();
+        received(&to, &vec![7; bytes]).is_some()
+    };
+    assert!(arrives(1000 - 28));
+    assert!(!arrives(1000 - 27));
+    let listener = lab.service.enter(|| TcpListener::bind((lab.service_address(0), 0))).unwrap();
+    let to_tcp = listener.local_addr().unwrap();
+    let mut stream = lab.device.enter(|| TcpStream::connect_timeout(&to_tcp, LOST)).unwrap();
+    let mut other = listener.accept().unwrap().0;
+    other.set_read_timeout(Some(LOST)).unwrap();
+    stream.write_all(&[7; 5000]).unwrap();
+    other.read_exact(&mut [0; 5000]).expect("large packets of TCP pass");
 }
 
 /// What a killed run leaves behind is gone after the next start: namespaces of a process that is no more.

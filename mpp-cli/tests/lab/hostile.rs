@@ -34,12 +34,15 @@ fn a_third_of_the_packets_is_lost() {
     device.end();
 }
 
-/// No UDP at all, by whichever means, for a device that knows nothing else: that is said within 5 s, costs no work, and ends by itself.
+/// For a device that knows nothing but UDP; `web.rs` is about the others.
+const WITHOUT_WEB: &[&str] = &["--no-web"];
+
+/// No UDP at all, by whichever means: that is said within 5 s, costs no work, and ends by itself.
 fn nothing_gets_through(trouble: Trouble) {
     let Some(lab) = Lab::open(PORT_RESTRICTED) else { return };
     lab.trouble(trouble);
     let play = Play::on(lab);
-    let mut device = play.start_device_with(&play.ticket(), HEARTBEAT, &["--no-web"]);
+    let mut device = play.start_device_with(&play.ticket(), HEARTBEAT, WITHOUT_WEB);
     device.says("no answer from 203.0.113.1:15096 yet", Duration::from_secs(5));
     assert!(play.lab.stopped() > 0, "the device has tried");
     assert!(work(&play.lab) < Duration::from_millis(500), "{:?}", work(&play.lab));
@@ -84,7 +87,8 @@ fn a_connection_survives_a_pause() {
     for trouble in [Trouble::Silence, Trouble::Refused, Trouble::Forbidden] {
         let Some(lab) = Lab::open(PORT_RESTRICTED) else { return };
         let play = Play::on(lab);
-        let mut device = play.device();
+        let mut device = play.start_device_with(&play.ticket(), HEARTBEAT, WITHOUT_WEB);
+        device.connected(AT_ONCE);
         device.hears_a_post(AT_ONCE);
         play.lab.trouble(trouble);
         device.post();

@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! MPP_LAB=1 cargo test -p mpp-cli --test lab -- --test-threads=16       # Linux, root, iproute2, nftables, conntrack
+//! MPP_LAB=1 cargo test -p mpp-cli --test lab -- --ignored               # what takes minutes
 //! ```
 //!
 //! Without `MPP_LAB`, or where something is missing, one line says so and every test passes without doing anything. No
@@ -19,6 +20,8 @@
 //!   posts and hears; `device.end()` checks that all of it came, in order, once. Another program is started with
 //!   `lab.device.enter(|| command.spawn())`, and so a socket is opened, a runtime run; what is still running in a lab
 //!   ends with it. Times are limits plus [`LATE`](play::LATE). Names of `Lifetime` shorten what a NAT remembers.
+//! - **Without UDP**: `web.rs`. [`Nginx`](nginx::Nginx) is Debian's nginx with TLS in front of the service's HTTP port; where
+//!   there is none, one line says that what needs it was skipped.
 #![cfg(target_os = "linux")]
 
 mod claims;
@@ -31,6 +34,7 @@ mod needs;
 mod netcheck;
 mod netns;
 mod network;
+mod nginx;
 mod play;
 mod probe;
 mod rules;

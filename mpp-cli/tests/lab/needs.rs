@@ -1,4 +1,4 @@
-//! What the lab needs, and the one line that says why it was skipped.
+//! What the lab needs, and the one line that says why it, or a part of it, was skipped.
 
 use std::io::Write as _;
 use std::sync::OnceLock;
@@ -24,8 +24,24 @@ pub(crate) fn are_met() -> bool {
                 }
             }
         };
-        // Not by a macro, whose words the test harness would keep to itself.
-        let _ = writeln!(std::io::stderr(), "lab: skipped: {why}");
+        skipped(&why);
         false
     })
+}
+
+/// Whether there is an nginx. The first call says it if not.
+pub(crate) fn nginx_is_there() -> bool {
+    static THERE: OnceLock<bool> = OnceLock::new();
+    *THERE.get_or_init(|| {
+        let version = netns::tool("nginx", &["-v"], "");
+        if let Err(e) = &version {
+            skipped(&format!("what is behind nginx: {e}"));
+        }
+        version.is_ok()
+    })
+}
+
+fn skipped(why: &str) {
+    // Not by a macro, whose words the test harness would keep to itself.
+    let _ = writeln!(std::io::stderr(), "lab: skipped: {why}");
 }

@@ -14,6 +14,9 @@ use crate::support::{Ended, Home, Process, SOON};
 pub(crate) const LATE: Duration = Duration::from_millis(1500);
 /// Some round trips, which on these networks take no time.
 pub(crate) const AT_ONCE: Duration = Duration::ZERO;
+/// The time between posts when there is no end of them: of what comes while a device finds out that UDP is gone, nothing is
+/// more than its channel keeps, which is 32.
+pub(crate) const POSTS: Duration = Duration::from_millis(350);
 /// The shortest heartbeat interval: the next one comes after at most this time, whatever happens.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -62,6 +65,11 @@ impl Play {
     /// Posts for all devices.
     pub(crate) fn post(&self, text: &str) {
         self.home.post(&[ACCOUNT, text]);
+    }
+
+    /// Posts before any device has ever connected.
+    pub(crate) fn post_first(&self, text: &str) {
+        self.home.post(&[ACCOUNT, text, "--create"]);
     }
 
     /// A ticket for the first address of the network's own family, made with more arguments.
@@ -137,6 +145,12 @@ impl Device<'_> {
         endpoint(&self.told("observed", limit))
     }
 
+    /// Waits until its connection goes by this transport.
+    pub(crate) fn goes_by(&mut self, transport: &str, limit: Duration) {
+        let told = self.told("transport", limit);
+        assert_eq!(told["transport"], transport, "{told}");
+    }
+
     /// Waits for something of this type; the rest can be asked for later.
     pub(crate) fn told(&mut self, kind: &str, limit: Duration) -> Value {
         let deadline = Instant::now() + limit + LATE;
@@ -164,6 +178,11 @@ impl Device<'_> {
         Some(line)
     }
 
+    /// This was posted before it was there.
+    pub(crate) fn missed(&mut self, text: &str) {
+        self.posted.push(text.to_owned());
+    }
+
     /// Posts, and does not wait.
     pub(crate) fn post(&mut self) {
         self.post_text(&format!("number {}", self.posted.len()));
@@ -187,6 +206,23 @@ impl Device<'_> {
     pub(crate) fn hears_a_post(&mut self, limit: Duration) -> Duration {
         self.post();
         self.hears(limit)
+    }
+
+    /// Posts all the time until its connection goes by this transport, and for a second more.
+    pub(crate) fn posts_until_it_goes_by(&mut self, transport: &str, limit: Duration) {
+        let begin = Instant::now();
+        let mut since = None;
+        while since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(1)) {
+            assert!(begin.elapsed() < limit + LATE, "still not by {transport}: {:#?}", self.watch.so_far());
+            self.post();
+            let next = Instant::now() + POSTS;
+            while self.line(next).is_some() {}
+            if since.is_none() && self.told.iter().any(|told| told["type"] == "transport") {
+                self.goes_by(transport, AT_ONCE);
+                since = Some(Instant::now());
+            }
+        }
+        self.hears(AT_ONCE);
     }
 
     /// Ends it. It must have got all that was posted, in order and nothing twice; returns what else it told.

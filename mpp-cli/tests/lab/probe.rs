@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::network::Lab;
 
 /// After this time a packet is lost: no cable here takes a millisecond, but the machine may be busy.
-const LOST: Duration = Duration::from_millis(400);
+pub(crate) const LOST: Duration = Duration::from_millis(400);
 
 /// What something depends on, in the words of RFC 4787, from the friendliest to the strictest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -125,6 +125,8 @@ pub(crate) enum Trouble {
     Forbidden,
     /// Packets with more bytes than this, headers included, are lost without a word.
     Larger(u16),
+    /// The same, of UDP only.
+    LargerUdp(u16),
 }
 
 impl Trouble {
@@ -137,6 +139,9 @@ impl Trouble {
             Self::Refused => ("forward", "meta l4proto udp counter reject".to_owned()),
             Self::Forbidden => ("output", "meta l4proto udp counter drop".to_owned()),
             Self::Larger(bytes) => ("forward", format!("meta length > {bytes} counter drop")),
+            Self::LargerUdp(bytes) => {
+                ("forward", format!("meta l4proto udp meta length > {bytes} counter drop"))
+            }
         };
         format!(
             "

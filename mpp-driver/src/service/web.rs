@@ -86,7 +86,11 @@ impl Web {
         for handed_over in [false, true] {
             let request = WebRequest { id, remote, wait, packet: &mut packet };
             match shared.take_in(shard, request) {
-                Disposition::Accepted => return Waiting { shared, shard, id }.answer().await,
+                Disposition::Accepted => {
+                    // Nobody needs it while the answer is waited for.
+                    drop(packet);
+                    return Waiting { shared, shard, id }.answer().await;
+                }
                 Disposition::OtherShard(other) if !handed_over && other != shard => {
                     count(&shared.counters.handed_over, 1);
                     shard = other;
