@@ -4,8 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use mpp_tokio::proto::Endpoint;
 
+use crate::args::DEFAULT_WEB_PORT;
+
 /// A ticket holds at most this many.
 pub(crate) const MAX_ENDPOINTS: usize = 8;
+/// And so many base URLs for HTTP.
+const MAX_WEB: usize = 2;
 
 /// Where devices may find a service that listens on `listening`: a wildcard address becomes the machine's own.
 pub(crate) fn usable(listening: &[SocketAddr]) -> Vec<SocketAddr> {
@@ -41,6 +45,18 @@ fn expand(listening: &[SocketAddr], own: &[IpAddr]) -> Vec<SocketAddr> {
     }
     unique.truncate(MAX_ENDPOINTS);
     unique
+}
+
+/// Base URLs for a service that answers HTTP at `web`, if devices that look on the usual port of the addresses for UDP
+/// would not find it. What only this machine reaches, such as the address for a proxy, is named if that is true of UDP too.
+pub(crate) fn web_bases(udp: &[SocketAddr], web: &[SocketAddr]) -> Vec<String> {
+    let is_local = |a: &SocketAddr| reach(&a.ip()) == Reach::Loopback;
+    let found = |a: &SocketAddr| a.port() == DEFAULT_WEB_PORT && udp.iter().any(|u| u.ip() == a.ip());
+    let named = |a: &&SocketAddr| !is_local(a) || udp.iter().all(is_local);
+    if web.iter().any(found) {
+        return Vec::new();
+    }
+    web.iter().filter(named).take(MAX_WEB).map(|a| format!("http://{a}")).collect()
 }
 
 /// From where an address can be reached.
@@ -132,6 +148,23 @@ mod tests {
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         assert_eq!(expanded(&["0.0.0.0:5"], &own).len(), MAX_ENDPOINTS);
         assert_eq!(expanded(&["10.0.0.1:5", "0.0.0.0:5"], &["10.0.0.1"]), ["10.0.0.1:5"]);
+    }
+
+    #[test]
+    fn the_web_is_named_where_devices_would_not_look() {
+        let of = |udp: &[&str], web: &[&str]| {
+            let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
+            web_bases(&parse(udp), &parse(web))
+        };
+        assert!(of(&["192.0.2.1:15096"], &["192.0.2.1:15097"]).is_empty(), "they look there");
+        assert_eq!(of(&["192.0.2.1:15096"], &["192.0.2.1:80"]), ["http://192.0.2.1:80"]);
+        assert_eq!(of(&["192.0.2.1:15096"], &["192.0.2.2:15097"]), ["http://192.0.2.2:15097"]);
+        assert!(of(&["192.0.2.1:15096"], &["127.0.0.1:80"]).is_empty(), "that is for a proxy");
+        assert_eq!(
+            of(&["[::1]:1"], &["[::1]:2", "127.0.0.1:3", "127.0.0.1:4"]),
+            ["http://[::1]:2", "http://127.0.0.1:3"]
+        );
+        assert!(of(&["192.0.2.1:15096"], &[]).is_empty());
     }
 
     #[test]

@@ -28,17 +28,18 @@ pub(crate) fn run(args: &TicketArgs) -> Outcome<()> {
     }
     // The keys first: without them nothing else matters, and what to do is to start the service.
     let keys = Keys::load(&state.keys())?;
-    let endpoints = match args.endpoint.is_empty() {
-        false => args.endpoint.clone(),
+    let (endpoints, web) = match args.endpoint.is_empty() {
+        false => (args.endpoint.clone(), Vec::new()),
         true => listening(&state)?,
     };
-    let ticket = mint(&keys, args, endpoints)?;
+    let web = if args.web.is_empty() { web } else { args.web.clone() };
+    let ticket = mint(&keys, args, endpoints, web.clone())?;
 
     let list: Vec<_> = ticket.endpoints().iter().map(ToString::to_string).collect();
     let source = if args.endpoint.is_empty() { " (where the service listens now)" } else { "" };
     output::note(format_args!("ticket for {}, device {}", ticket.account(), args.device));
     output::note(format_args!("  endpoint  {}{source}", list.join(", ")));
-    if !args.web.is_empty() {
+    if !web.is_empty() {
         output::note(format_args!("  web       {}", ticket.web().join(", ")));
     }
     output::note(format_args!("  expires   {}", text::minute(ticket.expiry())));
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &TicketArgs) -> Outcome<()> {
     output::line(ticket.to_text().as_str())
 }
 
-fn mint(keys: &Keys, args: &TicketArgs, endpoints: Vec<Endpoint>) -> Outcome<Ticket> {
+fn mint(keys: &Keys, args: &TicketArgs, endpoints: Vec<Endpoint>, web: Vec<String>) -> Outcome<Ticket> {
     let issued = text::now();
     let spec = TicketSpec {
         endpoints,
@@ -66,7 +67,7 @@ fn mint(keys: &Keys, args: &TicketArgs, endpoints: Vec<Endpoint>) -> Outcome<Tic
         .next()
         .ok_or_else(|| Failure::new("the key file holds no ticket key"))?;
     key.mint(&spec, &*keyfile::random()?)
-        .and_then(|ticket| ticket.with_web(args.web.clone()))
+        .and_then(|ticket| ticket.with_web(web))
         .map_err(|e| Failure::new(format_args!("cannot make this ticket: {e}")))
 }
 
@@ -78,8 +79,8 @@ pub(crate) fn device_id(name: &str) -> DeviceId {
     DeviceId(id)
 }
 
-/// Where the running service listens, as a device is to be told.
-fn listening(state: &StateDir) -> Outcome<Vec<Endpoint>> {
+/// Where the running service listens, as a device is to be told; for HTTP only if a device would not look there by itself.
+fn listening(state: &StateDir) -> Outcome<(Vec<Endpoint>, Vec<String>)> {
     let status = match client::ask(state, Ask::Status) {
         Ok(Answer::Status(status)) => status,
         Ok(Answer::Refused { text, .. }) => return Err(Failure::new(text)),
@@ -92,7 +93,9 @@ fn listening(state: &StateDir) -> Outcome<Vec<Endpoint>> {
         }
         Err(e) => return Err(e),
     };
-    Ok(endpoints::usable(&status.listening).into_iter().map(Endpoint::Address).collect())
+    let udp = endpoints::usable(&status.listening);
+    let web = endpoints::web_bases(&udp, &endpoints::usable(&status.web));
+    Ok((udp.into_iter().map(Endpoint::Address).collect(), web))
 }
 
 /// The ticket that `given` is or names: its text, `-`, `@FILE` or a file's name.
@@ -153,7 +156,7 @@ mod tests {
     fn what_is_minted_is_what_was_asked_for() {
         let args = args(&["--expires", "1h", "--endpoint", "192.0.2.1:7", "--endpoint", "mpp.example.com"]);
         let keys = Keys::generate().unwrap();
-        let minted = mint(&keys, &args, args.endpoint.clone()).unwrap();
+        let minted = mint(&keys, &args, args.endpoint.clone(), vec![]).unwrap();
         let read: Ticket = minted.to_text().parse().unwrap();
         assert_eq!(read.account(), "alice@example.com");
         assert_eq!(read.device(), device_id("phone"));
@@ -162,7 +165,7 @@ mod tests {
         assert_eq!(read.web()[1], "http://mpp.example.com:15097");
         let left = read.expiry().as_millis() - text::now().as_millis();
         assert!((3_590_000..=3_600_000).contains(&left), "{left}");
-        assert_ne!(*minted.to_text(), *mint(&keys, &args, args.endpoint.clone()).unwrap().to_text());
+        assert_ne!(*minted.to_text(), *mint(&keys, &args, args.endpoint.clone(), vec![]).unwrap().to_text());
     }
 
     #[test]
@@ -170,16 +173,17 @@ mod tests {
         let args = args(&["--web", "https://mpp.example.com/base"]);
         let keys = Keys::generate().unwrap();
         let endpoints = vec!["192.0.2.1:7".parse().unwrap()];
-        let read: Ticket = mint(&keys, &args, endpoints.clone()).unwrap().to_text().parse().unwrap();
+        let read: Ticket =
+            mint(&keys, &args, endpoints.clone(), args.web.clone()).unwrap().to_text().parse().unwrap();
         assert_eq!(read.web(), ["https://mpp.example.com/base"]);
         let wrong = TicketArgs { web: vec!["mpp.example.com".to_owned()], ..args };
-        let said = mint(&keys, &wrong, endpoints).unwrap_err().to_string();
+        let said = mint(&keys, &wrong, endpoints, wrong.web.clone()).unwrap_err().to_string();
         assert!(said.contains("`mpp.example.com` is no base URL") && said.contains("https://"), "{said}");
     }
 
     #[test]
     fn a_ticket_is_found_where_it_is() {
-        let text = mint(&Keys::generate().unwrap(), &args(&[]), vec!["192.0.2.1:7".parse().unwrap()])
+        let text = mint(&Keys::generate().unwrap(), &args(&[]), vec!["192.0.2.1:7".parse().unwrap()], vec![])
             .unwrap()
             .to_text();
         let dir = tempfile::tempdir().unwrap();

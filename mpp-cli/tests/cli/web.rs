@@ -1,8 +1,10 @@
 //! The HTTP port of the service.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
 
 use crate::support::{Home, Process, SOON};
 
@@ -68,8 +70,8 @@ fn strangers_get_nothing_and_are_bounded() {
     assert_eq!(answer.matches("HTTP/1.1 400").count(), 2, "one connection, two requests: {answer}");
     // A connection that says nothing does not hold the end up.
     let silent = connect(web);
-    let start = std::time::Instant::now();
-    assert_eq!(serve.stop(nix::sys::signal::Signal::SIGTERM).code(), 0);
+    let start = Instant::now();
+    assert_eq!(serve.stop(Signal::SIGTERM).code(), 0);
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     drop(silent);
 }
@@ -93,4 +95,39 @@ fn where_it_listens_can_be_chosen() {
     let mut without = home.start(&["serve", "--listen", "127.0.0.1:0", "--no-web"]);
     without.line("what to type next", |l| l.contains(" post alice@example.com"));
     assert!(!without.so_far().iter().any(|line| line.starts_with("web ")), "{:?}", without.so_far());
+}
+
+#[test]
+fn a_device_without_udp_goes_by_http_within_five_seconds() {
+    let home = Home::new();
+    let (serve, web) = serve(&home, &[]);
+    // The system chose the port, so tickets name it.
+    let base = format!("http://{web}");
+    let said = home.run(&["ticket", "alice@example.com", "--device", "other"]).err.join("\n");
+    assert!(said.contains(&base), "{said}");
+    // A socket that nobody reads: UDP goes nowhere.
+    let wall = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let wall = wall.local_addr().unwrap().to_string();
+    let ticket = home.ticket("alice@example.com", "phone", &["--endpoint", &wall, "--web", &base]);
+    let start = Instant::now();
+    let (mut watch, connected) = home.watch(&ticket, &[]);
+    assert_eq!(connected["service"], serde_json::Value::Null);
+    home.post(&["alice@example.com", "over the Web"]);
+    assert_eq!(watch.texts(1), ["over the Web"]);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(watch.so_far().contains(&r#"{"transport":"web","type":"transport"}"#), "{:?}", watch.so_far());
+    // The next request waits for more.
+    let waits = || home.run(&["status"]).out.iter().any(|line| line.starts_with("web-held      1"));
+    while !waits() {
+        assert!(start.elapsed() < SOON, "no request waits");
+    }
+    // The request that waits is answered: the device is told that the service goes.
+    assert_eq!(serve.stop(Signal::SIGTERM).code(), 0);
+    assert_eq!(watch.json("disconnected")["reason"], "closed-by-service");
+    drop(watch);
+    std::fs::write(home.path("ticket"), ticket).unwrap();
+    let line = home.fails(1, &["watch", "@ticket", "--web-roots", "no such file"]);
+    assert!(line.contains("no such file"), "{line}");
+    let line = home.fails(1, &["watch", "@ticket", "--web-roots", "ticket"]);
+    assert!(line.contains("no certificate") && line.contains("PEM"), "{line}");
 }
