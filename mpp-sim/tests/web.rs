@@ -307,6 +307,18 @@ fn two_runs_are_the_same_and_so_is_one_that_is_woken_all_the_time() {
     assert_eq!(run(Drive::AtDeadlines).0, run(Drive::EveryMillisecond).0);
 }
 
+/// Without forward secrecy they are due every 5 to 60 min, and UDP is tried every 15. The world checks after every step that
+/// no deadline lies behind.
+#[test]
+fn new_keys_that_are_due_while_udp_is_tried_are_made_after_that() {
+    each_seed(8, |seed| {
+        let (mut world, _, device) = device_on(seed, Udp::Dropped);
+        assert!(world.run_until(secs(5), |w| by_web(w, device)));
+        world.run_for(secs(48 * 3600));
+        assert!(by_web(&world, device));
+    });
+}
+
 #[test]
 fn a_device_that_has_both_stays_with_udp() {
     let (mut world, _, device) = pair(10);

@@ -61,18 +61,24 @@ impl Device {
         if !connection.confirmed {
             return;
         }
-        if connection.wears_out()
-            && let Successor::Due(at) = successor
-        {
-            *at = (*at).min(now);
+        if connection.wears_out() {
+            // Said once; an attempt that runs now may have another purpose.
+            connection.refresh_at = connection.refresh_at.min(now);
+            if let Successor::Due(at) = successor {
+                *at = (*at).min(now);
+            }
         }
         match successor {
-            Successor::Due(at) if *at <= now => {
-                self.start_successor(now, Legs::Both { web: self.fallback.web_start(now) })
-            }
-            Successor::Due(_) => self.tend_transport(now),
             Successor::Attempting(attempt) if attempt.ends_at() <= now => self.attempt_failed(now),
             Successor::Confirming(new) if new.is_dead(now) => self.attempt_failed(now),
+            _ => {}
+        }
+        // What ended may have kept something else waiting that is due since.
+        match &self.phase {
+            Phase::Connected { successor: Successor::Due(at), .. } if *at <= now => {
+                self.start_successor(now, Legs::Both { web: self.fallback.web_start(now) });
+            }
+            Phase::Connected { successor: Successor::Due(_), .. } => self.tend_transport(now),
             _ => {}
         }
     }
