@@ -230,7 +230,8 @@ pub fn resume(data: &[u8]) {
     let whole: Vec<u8> = data.iter().chain(&digest[..4]).copied().collect();
     for bytes in [data, &whole] {
         if let Ok(resume) = Resume::from_bytes(bytes) {
-            assert_eq!(*resume.to_bytes(), bytes);
+            // Not byte for byte: an empty list of networks is as good as none.
+            assert_eq!(Resume::from_bytes(&resume.to_bytes()), Ok(resume));
         }
     }
 }
