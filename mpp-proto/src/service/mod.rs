@@ -2,6 +2,7 @@
 
 mod accounts;
 mod admission;
+mod beside;
 mod binding;
 mod config;
 mod event;
@@ -45,12 +46,13 @@ pub use web::{WebId, WebRequest};
 
 use accounts::{Accounts, Writer};
 use admission::Admission;
+use beside::SideTable;
 use limits::{Pace, Strangers};
 use notify::Sending;
 use outbox::Outbox;
-use paths::Validations;
+use paths::Validation;
 use posts::Posts;
-use probes::Probes;
+use probes::Probe;
 use record::{State, Table, flag};
 use revoke::Revocations;
 use shard::Layout;
@@ -107,9 +109,9 @@ pub struct Service {
     accounts: Accounts,
     wheel: Wheel,
     sendings: Slab<Sending>,
-    validations: Validations,
+    validations: SideTable<Validation>,
     posts: Posts,
-    probes: Probes,
+    probes: SideTable<Probe>,
     web: Web,
     /// Records with something to send.
     ready: List,
@@ -163,9 +165,9 @@ impl Service {
             table,
             wheel: Wheel::new(tick_floor(now)),
             sendings: Slab::new(capacity),
-            validations: Validations::new(capacity),
+            validations: SideTable::new(capacity),
             posts: Posts::default(),
-            probes: Probes::new(config.probes),
+            probes: SideTable::new(config.probes),
             web: Web::new(capacity, config.web_requests),
             ready: List::default(),
             dirty: VecDeque::new(),
@@ -464,7 +466,7 @@ impl Service {
             crowded: self.accounts.removed.crowded,
             delivery: self.accounts.books,
             posts_waiting: self.posts.len() as u64,
-            probes_waiting: self.probes.len() as u64,
+            probes_waiting: u64::from(self.probes.len()),
             web_held: self.web.held() as u64,
             ..self.stats
         }

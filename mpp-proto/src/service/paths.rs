@@ -5,13 +5,11 @@
 
 use core::time::Duration;
 
-use hashbrown::HashTable;
-
 use super::Service;
+use super::beside::Beside;
 use super::outbox::Say;
 use super::record::flag;
 use crate::path::Path;
-use crate::pool::Slab;
 use crate::time::Instant;
 use crate::wheel::Node;
 
@@ -78,43 +76,10 @@ impl Default for Validation {
     }
 }
 
-/// The validations under way, found by the slot of their connection. Nothing of this is touched by a packet that comes
-/// from where packets of its connection always come from.
-#[derive(Debug)]
-pub(super) struct Validations {
-    pub(super) slab: Slab<Validation>,
-    by_slot: HashTable<u32>,
-}
-
-impl Validations {
-    pub(super) fn new(capacity: u32) -> Self {
-        Self { slab: Slab::new(capacity), by_slot: HashTable::new() }
+impl Beside for Validation {
+    fn slot(&self) -> u32 {
+        self.slot
     }
-
-    fn find(&self, slot: u32) -> Option<u32> {
-        self.by_slot.find(hash(slot), |at| self.slab[*at].slot == slot).copied()
-    }
-
-    fn insert(&mut self, validation: Validation) -> Option<u32> {
-        let slot = validation.slot;
-        let at = self.slab.insert(validation)?;
-        let slab = &self.slab;
-        self.by_slot.insert_unique(hash(slot), at, |at| hash(slab[*at].slot));
-        Some(at)
-    }
-
-    fn remove(&mut self, at: u32) {
-        if let Some(gone) = self.slab.remove(at)
-            && let Ok(entry) = self.by_slot.find_entry(hash(gone.slot), |found| *found == at)
-        {
-            entry.remove();
-        }
-    }
-}
-
-/// Slots are the service's own numbers: nobody chooses them.
-pub(super) const fn hash(slot: u32) -> u64 {
-    (slot as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Service {
@@ -122,7 +87,7 @@ impl Service {
     pub(super) fn suggest(&mut self, now: Instant, slot: u32, path: Path, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if let Some(at) = self.validations.find(slot) {
-            let known = &mut self.validations.slab[at];
+            let known = &mut self.validations[at];
             if known.candidate == path {
                 known.came = known.came.saturating_add(bytes);
                 return;
@@ -153,7 +118,7 @@ impl Service {
 
     /// Sends the next challenge to both paths.
     fn challenge(&mut self, now: Instant, at: u32) {
-        let v = &mut self.validations.slab[at];
+        let v = &mut self.validations[at];
         v.sent += 1;
         let next = match CHALLENGES.get(usize::from(v.sent)) {
             Some(after) => v.started + v.pto * *after,
@@ -173,7 +138,7 @@ impl Service {
 
     /// The timer of a validation fired.
     pub(super) fn validation_timer(&mut self, now: Instant, at: u32) {
-        let v = &self.validations.slab[at];
+        let v = &self.validations[at];
         if v.state == Verdict::Open && usize::from(v.sent) < CHALLENGES.len() {
             self.challenge(now, at);
         } else {
@@ -184,7 +149,7 @@ impl Service {
     /// The device has answered a challenge from this path.
     pub(super) fn path_response(&mut self, now: Instant, slot: u32, path: Path, response: [u8; 8]) {
         let Some(at) = self.validations.find(slot) else { return };
-        let v = &mut self.validations.slab[at];
+        let v = &mut self.validations[at];
         let from_candidate = path == v.candidate && response == v.candidate_challenge;
         let from_old = path == v.old && response == v.old_challenge;
         if v.state == Verdict::Barred {
@@ -231,14 +196,14 @@ impl Service {
     /// that is being validated.
     pub(super) fn also_to(&self, slot: u32, path: &Path) -> Option<Path> {
         let at = self.validations.find(slot)?;
-        let v = &self.validations.slab[at];
+        let v = &self.validations[at];
         (v.state == Verdict::Open && v.candidate == *path).then_some(*path)
     }
 
     /// How many bytes may go to a path that is not the active one.
     pub(super) fn allowance(&self, slot: u32, path: &Path) -> usize {
         let Some(at) = self.validations.find(slot) else { return 0 };
-        let v = &self.validations.slab[at];
+        let v = &self.validations[at];
         if v.old == *path || (v.candidate == *path && v.state == Verdict::Moved) {
             usize::MAX
         } else if v.candidate == *path {
@@ -252,7 +217,7 @@ impl Service {
     pub(super) fn may_send(&mut self, slot: u32, path: &Path, len: usize) -> bool {
         let ok = len <= self.allowance(slot, path);
         if ok && let Some(at) = self.validations.find(slot) {
-            let v = &mut self.validations.slab[at];
+            let v = &mut self.validations[at];
             if v.candidate == *path {
                 v.went = v.went.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
             }

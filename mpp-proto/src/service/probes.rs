@@ -6,17 +6,14 @@
 
 use core::time::Duration;
 
-use hashbrown::HashTable;
-
 use super::Service;
+use super::beside::Beside;
 use super::config::MAX_SILENCE;
 use super::outbox::Say;
 use super::packet::From;
-use super::paths::hash;
 use super::refusal::Refusal;
 use crate::ids::RequestId;
 use crate::path::{LinkId, Path};
-use crate::pool::Slab;
 use crate::time::Instant;
 use crate::wheel::Node;
 use crate::wire::ProbeRequest;
@@ -43,43 +40,10 @@ impl Default for Probe {
     }
 }
 
-/// The probes that wait, at most one for each connection, found by its slot. Devices probe rarely, so what a probe takes
-/// is not in their records.
-#[derive(Debug)]
-pub(super) struct Probes {
-    pub(super) slab: Slab<Probe>,
-    by_slot: HashTable<u32>,
-}
-
-impl Probes {
-    /// Room for so many at once.
-    pub(super) fn new(capacity: u32) -> Self {
-        Self { slab: Slab::new(capacity), by_slot: HashTable::new() }
-    }
-
-    /// Those that wait.
-    pub(super) fn len(&self) -> usize {
-        self.by_slot.len()
-    }
-
-    fn find(&self, slot: u32) -> Option<u32> {
-        self.by_slot.find(hash(slot), |at| self.slab[*at].slot == slot).copied()
-    }
-
-    fn insert(&mut self, probe: Probe) -> Option<u32> {
-        let slot = probe.slot;
-        let at = self.slab.insert(probe)?;
-        let slab = &self.slab;
-        self.by_slot.insert_unique(hash(slot), at, |at| hash(slab[*at].slot));
-        Some(at)
-    }
-
-    fn remove(&mut self, at: u32) -> Option<Probe> {
-        let gone = self.slab.remove(at)?;
-        if let Ok(entry) = self.by_slot.find_entry(hash(gone.slot), |found| *found == at) {
-            entry.remove();
-        }
-        Some(gone)
+// At most one waits for each connection. Devices probe rarely, so what a probe takes is not in their records.
+impl Beside for Probe {
+    fn slot(&self) -> u32 {
+        self.slot
     }
 }
 

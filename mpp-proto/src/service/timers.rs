@@ -3,6 +3,7 @@
 use core::num::NonZeroUsize;
 use core::time::Duration;
 
+use super::beside::SideTable;
 use super::event::{CloseReason, ServiceEvent};
 use super::notify::Sending;
 use super::outbox::Say;
@@ -39,10 +40,10 @@ const _: () = assert!(crate::crypto::ConnectionId::MAX_SLOT < POSTS);
 struct Timers<'a> {
     hot: &'a mut Chunks<Hot>,
     sendings: &'a mut Slab<Sending>,
-    validations: &'a mut Slab<Validation>,
+    validations: &'a mut SideTable<Validation>,
     posts: &'a mut Node,
-    probes: &'a mut Slab<Probe>,
-    desks: &'a mut Slab<Desk>,
+    probes: &'a mut SideTable<Probe>,
+    desks: &'a mut SideTable<Desk>,
 }
 
 impl Nodes for Timers<'_> {
@@ -137,7 +138,7 @@ impl Service {
 
     fn timers(&mut self) -> (&mut Wheel, Timers<'_>) {
         let Self { wheel, table, sendings, validations, posts, probes, web, .. } = self;
-        let (validations, posts, probes) = (&mut validations.slab, &mut posts.timer, &mut probes.slab);
+        let posts = &mut posts.timer;
         let desks = &mut web.desks;
         (wheel, Timers { hot: &mut table.hot, sendings, validations, posts, probes, desks })
     }

@@ -14,13 +14,13 @@ use hashbrown::HashTable;
 
 use super::Progress;
 use super::Service;
+use super::beside::{Beside, SideTable};
 use super::outbox::{Out, Say};
-use super::paths::hash;
 use super::record::{State, flag};
 use crate::batch::TransmitBatch;
 use crate::ids::RequestId;
 use crate::path::{Datagram, Disposition, DropReason, LinkId, Path};
-use crate::pool::{NIL, Slab};
+use crate::pool::NIL;
 use crate::rud::replay::Seen;
 use crate::time::Instant;
 use crate::wheel::Node;
@@ -56,8 +56,7 @@ pub struct WebRequest<'a> {
 /// What there is of devices that come by Web, beyond their records: nothing for those with whom nothing is pending.
 #[derive(Debug)]
 pub(super) struct Web {
-    pub(super) desks: Slab<Desk>,
-    by_slot: HashTable<u32>,
+    pub(super) desks: SideTable<Desk>,
     /// The desks that hold a request, by its name.
     by_id: HashTable<u32>,
     limit: usize,
@@ -77,6 +76,12 @@ pub(super) struct Desk {
     held: Option<Held>,
     /// What goes into the next answer.
     waiting: VecDeque<Item>,
+}
+
+impl Beside for Desk {
+    fn slot(&self) -> u32 {
+        self.slot
+    }
 }
 
 /// A request that waits for something to say.
@@ -139,8 +144,7 @@ impl Web {
     /// Room for so many connections, and for so many requests that are held.
     pub(super) fn new(capacity: u32, limit: u32) -> Self {
         Self {
-            desks: Slab::new(capacity),
-            by_slot: HashTable::new(),
+            desks: SideTable::new(capacity),
             by_id: HashTable::new(),
             limit: limit as usize,
             answers: VecDeque::new(),
@@ -159,19 +163,9 @@ impl Web {
         self.answers.is_empty()
     }
 
-    fn find(&self, slot: u32) -> Option<u32> {
-        self.by_slot.find(hash(slot), |at| self.desks[*at].slot == slot).copied()
-    }
-
     /// The desk of a device, made if there is none.
     fn desk(&mut self, slot: u32) -> Option<u32> {
-        if let Some(at) = self.find(slot) {
-            return Some(at);
-        }
-        let at = self.desks.insert(Desk { slot, ..Desk::default() })?;
-        let desks = &self.desks;
-        self.by_slot.insert_unique(hash(slot), at, |at| hash(desks[*at].slot));
-        Some(at)
+        self.desks.find(slot).or_else(|| self.desks.insert(Desk { slot, ..Desk::default() }))
     }
 
     /// Takes the request that a desk holds.
@@ -192,13 +186,8 @@ impl Web {
 
     /// Gives up a desk with which nothing is pending. Its timer is not set.
     fn tidy(&mut self, at: u32) {
-        let Some(desk) = self.desks.get(at).filter(|d| d.held.is_none() && d.waiting.is_empty()) else {
-            return;
-        };
-        let slot = desk.slot;
-        self.desks.remove(at);
-        if let Ok(entry) = self.by_slot.find_entry(hash(slot), |found| *found == at) {
-            entry.remove();
+        if self.desks.get(at).is_some_and(|d| d.held.is_none() && d.waiting.is_empty()) {
+            self.desks.remove(at);
         }
     }
 
@@ -216,7 +205,7 @@ impl Web {
 
     /// Whether a request of this connection cannot be held, though it wants to be, because too many are.
     pub(super) fn is_full(&self, slot: u32) -> bool {
-        let has_place = || self.find(slot).is_some_and(|at| self.desks[at].held.is_some());
+        let has_place = || self.desks.find(slot).is_some_and(|at| self.desks[at].held.is_some());
         self.by_id.len() >= self.limit && self.current.as_ref().is_some_and(|c| c.wait) && !has_place()
     }
 
@@ -371,7 +360,7 @@ impl Service {
     /// When there is something to say to a device: now or earlier if there is, or when what it has not acknowledged is
     /// due again.
     fn due_by_web(&mut self, now: Instant, slot: u32) -> Option<Instant> {
-        if self.web.find(slot).is_some_and(|at| !self.web.desks[at].waiting.is_empty()) {
+        if self.web.desks.find(slot).is_some_and(|at| !self.web.desks[at].waiting.is_empty()) {
             return Some(now);
         }
         let hot = &self.table.hot[slot];
@@ -395,7 +384,7 @@ impl Service {
         if self.web.current_of(slot).is_some() {
             return;
         }
-        let Some(at) = self.web.find(slot) else { return };
+        let Some(at) = self.web.desks.find(slot) else { return };
         let Some(Held { until, .. }) = self.web.desks[at].held else { return };
         let now = self.now;
         match self.due_by_web(now, slot) {
@@ -442,7 +431,7 @@ impl Service {
 
     /// The device is followed to UDP: what waited for its next request goes there.
     pub(super) fn leave_web(&mut self, slot: u32) {
-        let Some(at) = self.web.find(slot) else { return };
+        let Some(at) = self.web.desks.find(slot) else { return };
         let generation = self.table.hot[slot].generation;
         for item in core::mem::take(&mut self.web.desks[at].waiting) {
             match item {
@@ -457,7 +446,7 @@ impl Service {
 
     /// The connection has ended: what was held for it is answered with nothing.
     pub(super) fn drop_desk(&mut self, slot: u32) {
-        if let Some(at) = self.web.find(slot) {
+        if let Some(at) = self.web.desks.find(slot) {
             self.web.desks[at].waiting.clear();
             self.release(at);
             self.web.tidy(at);
@@ -510,7 +499,7 @@ impl Service {
         path: Path,
         batch: &mut TransmitBatch,
     ) {
-        let Some(at) = self.web.find(slot) else { return };
+        let Some(at) = self.web.desks.find(slot) else { return };
         while batch.room().is_some()
             && let Some(item) = self.web.desks[at].waiting.pop_front()
         {
