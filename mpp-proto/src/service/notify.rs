@@ -2,6 +2,7 @@
 
 use super::Service;
 use super::record::flag;
+use super::timers::SENDING;
 use crate::batch::TransmitBatch;
 use crate::channel::{Listener, Plan, Stored};
 use crate::ids::{Serial, StoreSet};
@@ -132,7 +133,7 @@ impl Service {
         // One that waits for the pace of the service is looked at when that allows, not before.
         if let Some(at) = sending.flight.deadline(&hot.rtt, hot.window, heard).filter(|at| !more || *at > now)
         {
-            self.schedule_sending(hot.sending, at, now);
+            self.schedule(hot.sending | SENDING, at, now);
         }
         more
     }
@@ -365,7 +366,7 @@ impl Service {
     pub(super) fn drop_sending(&mut self, slot: u32) {
         let at = core::mem::replace(&mut self.table.hot[slot].sending, NIL);
         if at != NIL {
-            self.cancel_sending(at);
+            self.cancel(at | SENDING);
             self.sendings.remove(at);
         }
     }

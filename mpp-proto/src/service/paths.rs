@@ -9,6 +9,7 @@ use super::Service;
 use super::beside::Beside;
 use super::outbox::Say;
 use super::record::flag;
+use super::timers::VALIDATION;
 use crate::path::Path;
 use crate::time::Instant;
 use crate::wheel::Node;
@@ -133,7 +134,7 @@ impl Service {
         if !old.is_web() {
             self.say_to(slot, old, Say::Challenge { challenge: to_old, pad: false });
         }
-        self.schedule_validation(at, next, now);
+        self.schedule(at | VALIDATION, next, now);
     }
 
     /// The timer of a validation fired.
@@ -158,14 +159,14 @@ impl Service {
         if from_old {
             let (old, moved) = (v.old, v.state == Verdict::Moved);
             v.state = Verdict::Barred;
-            self.schedule_validation(at, now + BARRED, now);
+            self.schedule(at | VALIDATION, now + BARRED, now);
             if moved {
                 self.move_to(slot, old);
             }
         } else if from_candidate && v.state == Verdict::Open {
             v.state = Verdict::Moved;
             let until = now + v.pto * PATIENCE;
-            self.schedule_validation(at, until, now);
+            self.schedule(at | VALIDATION, until, now);
             self.move_to(slot, path);
             self.stats.migrations += 1;
         }
@@ -233,7 +234,7 @@ impl Service {
     }
 
     fn end_validation(&mut self, at: u32) {
-        self.cancel_validation(at);
+        self.cancel(at | VALIDATION);
         self.validations.remove(at);
     }
 }

@@ -10,6 +10,7 @@ use super::event::{PostError, ServiceEvent};
 use super::outbox::Say;
 use super::packet::{From, event_of};
 use super::refusal::Refusal;
+use super::timers::POSTS;
 use super::{PublishError, Service};
 use crate::channel::{Event, POST_MEMORY, PostId, Recall};
 use crate::ids::{AccountId, DeviceId, RequestId, Rights, Serial, ShardId};
@@ -266,7 +267,7 @@ impl Service {
             ends: now + DECISION,
         };
         if first {
-            self.schedule_posts(pending.ends, now);
+            self.schedule(POSTS, pending.ends, now);
         }
         self.posts.pending.insert(handle, pending);
         self.posts.fresh.push_back(handle);
@@ -371,7 +372,7 @@ impl Service {
         while let Some((handle, pending)) = self.posts.pending.first_key_value() {
             let (handle, ends) = (*handle, pending.ends);
             if ends > now {
-                return self.schedule_posts(ends, now);
+                return self.schedule(POSTS, ends, now);
             }
             self.stats.posts_expired += 1;
             // A host that does not ask for events must not make the list of what it has not been told of grow. Both are
@@ -422,7 +423,7 @@ mod tests {
                 ends: now + DECISION,
             };
             if n == 1 {
-                service.schedule_posts(pending.ends, now);
+                service.schedule(POSTS, pending.ends, now);
             }
             service.posts.pending.insert(n.into(), pending);
             service.posts.fresh.push_back(n.into());

@@ -12,6 +12,7 @@ use super::config::MAX_SILENCE;
 use super::outbox::Say;
 use super::packet::From;
 use super::refusal::Refusal;
+use super::timers::PROBE;
 use crate::ids::RequestId;
 use crate::path::{LinkId, Path};
 use crate::time::Instant;
@@ -85,7 +86,7 @@ impl Service {
         }
         let probe = Probe { slot, to: from.path, request: ask.request, ..Probe::default() };
         let at = self.probes.insert(probe).ok_or(busy)?;
-        self.schedule_probe(at, now + ask.silence, now);
+        self.schedule(at | PROBE, now + ask.silence, now);
         Ok(())
     }
 
@@ -99,7 +100,7 @@ impl Service {
     /// The connection has ended, or another probe takes the place of its last one.
     pub(super) fn drop_probe(&mut self, slot: u32) {
         if let Some(at) = self.probes.find(slot) {
-            self.cancel_probe(at);
+            self.cancel(at | PROBE);
             self.probes.remove(at);
         }
     }

@@ -22,16 +22,16 @@ const OVERDUE: Duration = Duration::from_secs(1);
 /// Silence beyond three intervals that ends a lease.
 const LEASE_GRACE: Duration = Duration::from_secs(5);
 /// In a key of the wheel: the timer of a [`Sending`], not of a record.
-const SENDING: u32 = 1 << 30;
+pub(super) const SENDING: u32 = 1 << 30;
 /// Or that of a [`Validation`].
-const VALIDATION: u32 = 1 << 29;
+pub(super) const VALIDATION: u32 = 1 << 29;
 
 /// Or the one of the posts that wait.
-const POSTS: u32 = 1 << 28;
+pub(super) const POSTS: u32 = 1 << 28;
 /// Or that of a [`Probe`].
-const PROBE: u32 = VALIDATION | POSTS;
+pub(super) const PROBE: u32 = VALIDATION | POSTS;
 /// Or that of a request that is held.
-const WEB: u32 = SENDING | POSTS;
+pub(super) const WEB: u32 = SENDING | POSTS;
 /// The bits that say whose it is.
 const KIND: u32 = SENDING | VALIDATION | POSTS;
 const _: () = assert!(crate::crypto::ConnectionId::MAX_SLOT < POSTS);
@@ -85,55 +85,16 @@ impl Service {
         Progress::More
     }
 
-    /// Sets the timer of a record.
-    pub(super) fn schedule(&mut self, slot: u32, at: Instant, now: Instant) {
+    /// Sets a timer: that of a record by its slot, others by their number and kind ([`SENDING`] and so on).
+    pub(super) fn schedule(&mut self, key: u32, at: Instant, now: Instant) {
         let (wheel, mut timers) = self.timers();
-        wheel.schedule(&mut timers, slot, deadline(at, now));
+        wheel.schedule(&mut timers, key, deadline(at, now));
     }
 
-    /// Sets the timer of what is being sent.
-    pub(super) fn schedule_sending(&mut self, sending: u32, at: Instant, now: Instant) {
+    /// Stops it, if it is set.
+    pub(super) fn cancel(&mut self, key: u32) {
         let (wheel, mut timers) = self.timers();
-        wheel.schedule(&mut timers, sending | SENDING, deadline(at, now));
-    }
-
-    /// Sets the timer of a validation.
-    pub(super) fn schedule_validation(&mut self, validation: u32, at: Instant, now: Instant) {
-        let (wheel, mut timers) = self.timers();
-        wheel.schedule(&mut timers, validation | VALIDATION, deadline(at, now));
-    }
-
-    /// Sets the timer of a probe.
-    pub(super) fn schedule_probe(&mut self, probe: u32, at: Instant, now: Instant) {
-        let (wheel, mut timers) = self.timers();
-        wheel.schedule(&mut timers, probe | PROBE, deadline(at, now));
-    }
-
-    pub(super) fn cancel_probe(&mut self, probe: u32) {
-        let (wheel, mut timers) = self.timers();
-        wheel.cancel(&mut timers, probe | PROBE);
-    }
-
-    /// Sets the timer of a request that is held.
-    pub(super) fn schedule_web(&mut self, desk: u32, at: Instant, now: Instant) {
-        let (wheel, mut timers) = self.timers();
-        wheel.schedule(&mut timers, desk | WEB, deadline(at, now));
-    }
-
-    pub(super) fn cancel_web(&mut self, desk: u32) {
-        let (wheel, mut timers) = self.timers();
-        wheel.cancel(&mut timers, desk | WEB);
-    }
-
-    /// Sets the timer of the posts that wait.
-    pub(super) fn schedule_posts(&mut self, at: Instant, now: Instant) {
-        let (wheel, mut timers) = self.timers();
-        wheel.schedule(&mut timers, POSTS, deadline(at, now));
-    }
-
-    pub(super) fn cancel_validation(&mut self, validation: u32) {
-        let (wheel, mut timers) = self.timers();
-        wheel.cancel(&mut timers, validation | VALIDATION);
+        wheel.cancel(&mut timers, key);
     }
 
     fn timers(&mut self) -> (&mut Wheel, Timers<'_>) {
@@ -141,11 +102,6 @@ impl Service {
         let posts = &mut posts.timer;
         let desks = &mut web.desks;
         (wheel, Timers { hot: &mut table.hot, sendings, validations, posts, probes, desks })
-    }
-
-    pub(super) fn cancel_sending(&mut self, sending: u32) {
-        let (wheel, mut timers) = self.timers();
-        wheel.cancel(&mut timers, sending | SENDING);
     }
 
     fn record_timer(&mut self, now: Instant, slot: u32) {
@@ -243,8 +199,7 @@ impl Service {
             self.detach(slot);
         }
         self.drop_desk(slot);
-        let (wheel, mut timers) = self.timers();
-        wheel.cancel(&mut timers, slot);
+        self.cancel(slot);
         let hot = &mut self.table.hot[slot];
         hot.state = State::Ended;
         if let Some(reason) = reason {

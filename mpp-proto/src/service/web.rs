@@ -17,6 +17,7 @@ use super::Service;
 use super::beside::{Beside, SideTable};
 use super::outbox::{Out, Say};
 use super::record::{State, flag};
+use super::timers::{SENDING, WEB};
 use crate::batch::TransmitBatch;
 use crate::ids::RequestId;
 use crate::path::{Datagram, Disposition, DropReason, LinkId, Path};
@@ -285,7 +286,7 @@ impl Service {
         let held = |at: &u32| self.web.desks[*at].held.is_some_and(|held| held.id == id);
         if let Some(at) = self.web.by_id.find(hash_id(id), held).copied() {
             self.web.take_held(at);
-            self.cancel_web(at);
+            self.cancel(at | WEB);
             self.web.tidy(at);
         } else {
             self.web.answers.retain(|answer| answer.id != id);
@@ -340,7 +341,7 @@ impl Service {
             if let Some(at) = self.web.desk(slot) {
                 self.web.put_held(at, Held { id, until, asked });
                 self.stats.web_held_in_all += 1;
-                return self.schedule_web(at, due.map_or(until, |due| due.min(until)), now);
+                return self.schedule(at | WEB, due.map_or(until, |due| due.min(until)), now);
             }
         }
         self.web.answers.push_back(Answer { id, to: Whom::Device { slot, generation, asked } });
@@ -352,7 +353,7 @@ impl Service {
             let slot = self.web.desks[at].slot;
             let generation = self.table.hot[slot].generation;
             self.web.answers.push_back(Answer { id, to: Whom::Device { slot, generation, asked } });
-            self.cancel_web(at);
+            self.cancel(at | WEB);
             self.web.tidy(at);
         }
     }
@@ -389,7 +390,7 @@ impl Service {
         let now = self.now;
         match self.due_by_web(now, slot) {
             Some(due) if due <= now => self.release(at),
-            Some(due) => self.schedule_web(at, due.min(until), now),
+            Some(due) => self.schedule(at | WEB, due.min(until), now),
             None => {}
         }
     }
@@ -422,7 +423,7 @@ impl Service {
             self.ready.remove(&mut self.table.hot, slot);
             let sending = self.table.hot[slot].sending;
             if sending != NIL {
-                self.cancel_sending(sending);
+                self.cancel(sending | SENDING);
             }
             self.move_to(slot, path);
             self.stats.migrations += 1;
@@ -460,7 +461,7 @@ impl Service {
         if until <= now || due.is_some_and(|due| due <= now) {
             self.release(at);
         } else {
-            self.schedule_web(at, due.map_or(until, |due| due.min(until)), now);
+            self.schedule(at | WEB, due.map_or(until, |due| due.min(until)), now);
         }
     }
 
