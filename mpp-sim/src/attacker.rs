@@ -50,11 +50,9 @@ use std::time::Duration;
 
 use mpp_proto::Instant;
 
-use crate::network::{Observer, Packet, Verdict};
+use crate::network::{Observer, Packet, Verdict, WEB_PORT};
 use crate::rng::Rng;
 
-/// The port of a service's Web Service.
-const WEB_PORT: u16 = 15_097;
 /// The head start of whatever is sent ahead of a packet.
 const AHEAD: Duration = Duration::from_micros(1);
 

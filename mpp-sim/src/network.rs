@@ -10,6 +10,9 @@ use mpp_proto::Instant;
 use crate::rng::Rng;
 use crate::trace::Trace;
 
+/// The port of a service's Web Service.
+pub(crate) const WEB_PORT: u16 = 15_097;
+
 /// One UDP datagram on the virtual network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {

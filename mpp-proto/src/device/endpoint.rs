@@ -3,7 +3,7 @@
 
 use core::net::SocketAddr;
 
-use super::event::{CommandError, DeviceEvent, Family, LinkKind, RequestError};
+use super::event::{CommandError, Family, LinkKind, RequestError};
 use super::requests::Ask;
 use super::{Device, RequestId};
 use crate::time::Instant;
@@ -36,11 +36,8 @@ impl Device {
     /// Asks the host for the sockets that the questions which wait need, if they are not there.
     pub(super) fn open_asking_links(&mut self) {
         for family in [Family::V4, Family::V6] {
-            let kind = LinkKind::Asking(family);
-            if self.requests.asks_over(family)
-                && let Some(link) = self.links.ask(kind)
-            {
-                self.push(DeviceEvent::OpenLink { link, kind });
+            if self.requests.asks_over(family) {
+                self.ask_link(LinkKind::Asking(family));
             }
         }
     }
@@ -48,10 +45,8 @@ impl Device {
     /// A question is answered or given up: the socket goes with the last one.
     pub(super) fn close_asking_links(&mut self) {
         for family in [Family::V4, Family::V6] {
-            if !self.requests.asks_over(family)
-                && let Some(link) = self.links.close(LinkKind::Asking(family))
-            {
-                self.push(DeviceEvent::CloseLink(link));
+            if !self.requests.asks_over(family) {
+                self.close_link(LinkKind::Asking(family));
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::event::{Family, LinkKind, LinkState};
+use super::Device;
+use super::event::{DeviceEvent, Family, LinkKind, LinkState};
 use crate::path::LinkId;
 
 /// A link that is open, or that the host has been asked for.
@@ -42,7 +43,7 @@ impl Links {
     }
 
     /// The link to ask the host for, if there is none of this kind and none has been asked for.
-    pub(super) fn ask(&mut self, kind: LinkKind) -> Option<LinkId> {
+    fn ask(&mut self, kind: LinkKind) -> Option<LinkId> {
         if self.is_there(kind) {
             return None;
         }
@@ -63,7 +64,7 @@ impl Links {
     }
 
     /// Forgets a link, and names it for the host to close.
-    pub(super) fn close(&mut self, kind: LinkKind) -> Option<LinkId> {
+    fn close(&mut self, kind: LinkKind) -> Option<LinkId> {
         let at = self.slots.iter().position(|s| s.kind == kind)?;
         Some(self.slots.remove(at).link)
     }
@@ -71,5 +72,21 @@ impl Links {
     /// Forgets all links, and names those that the host has to close.
     pub(super) fn forget(&mut self) -> Vec<LinkId> {
         self.slots.drain(..).map(|s| s.link).collect()
+    }
+}
+
+impl Device {
+    /// Asks the host for a link of this kind, if there is none and none has been asked for.
+    pub(super) fn ask_link(&mut self, kind: LinkKind) {
+        if let Some(link) = self.links.ask(kind) {
+            self.push(DeviceEvent::OpenLink { link, kind });
+        }
+    }
+
+    /// Has the host close the link of this kind. Whether there was one, or one had been asked for.
+    pub(super) fn close_link(&mut self, kind: LinkKind) -> bool {
+        let gone = self.links.close(kind);
+        gone.into_iter().for_each(|link| self.push(DeviceEvent::CloseLink(link)));
+        gone.is_some()
     }
 }

@@ -312,13 +312,6 @@ impl Device {
         self.handle_timeout(now);
     }
 
-    /// Asks the host for a link of this kind, if there is none and none has been asked for.
-    fn ask_link(&mut self, kind: LinkKind) {
-        if let Some(link) = self.links.ask(kind) {
-            self.push(DeviceEvent::OpenLink { link, kind });
-        }
-    }
-
     /// Corrects the civil clock: `clock` is the time at `now`.
     pub fn set_clock(&mut self, now: Instant, clock: UnixTime) {
         self.calendar = Calendar::new(now, clock);

@@ -1,9 +1,11 @@
 //! How a device's packets go by Web, and how it changes over to the other transport (SPEC.md, "The Web Service
 //! transport: the device").
 
+use core::time::Duration;
+
 use super::attempt::{Attempt, Origin};
 use super::connection::{Connection, MAX_INTERVAL, MIN_INTERVAL};
-use super::event::{ConnectionState, DeviceEvent, LinkKind};
+use super::event::{ConnectionState, LinkKind};
 use super::exchange::Legs;
 use super::phase::{Phase, Successor};
 use super::send::write_heartbeat;
@@ -13,7 +15,7 @@ use super::{Deadlines, Device, DeviceStats, POSITION_DELAY};
 use crate::path::{DropReason, LinkId};
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
-use crate::wire::{Code, MAX_PACKET, next_web_packet};
+use crate::wire::{Code, MAX_PACKET, MAX_PACKETS, next_web_packet};
 
 /// Requests that fail in a row before another connection is tried for.
 const MAX_FAILURES: u32 = 2;
@@ -63,11 +65,7 @@ impl Device {
         Some(self.web.send(now, lane, wait, len))
     }
 
-    fn next_post(
-        &mut self,
-        now: Instant,
-        out: &mut [u8],
-    ) -> Option<(Lane, Option<core::time::Duration>, usize)> {
+    fn next_post(&mut self, now: Instant, out: &mut [u8]) -> Option<(Lane, Option<Duration>, usize)> {
         let marks = self.marks();
         let wanted = self.web_interval();
         if self.web.is_free(Lane::News, now) {
@@ -125,7 +123,7 @@ impl Device {
     }
 
     /// The interval that heartbeats by Web ask for: what is learned of UDP has no say there.
-    fn web_interval(&self) -> core::time::Duration {
+    fn web_interval(&self) -> Duration {
         self.config.interval.clamp(MIN_INTERVAL, MAX_INTERVAL)
     }
 
@@ -136,9 +134,8 @@ impl Device {
         if over_web && !is_out {
             return;
         }
-        if let Some(link) = self.links.close(LinkKind::Web) {
+        if self.close_link(LinkKind::Web) {
             self.web.hang_up();
-            self.push(DeviceEvent::CloseLink(link));
             if over_web {
                 self.ask_link(LinkKind::Web);
             }
@@ -217,13 +214,7 @@ impl Device {
     }
 
     /// `refused`: by somebody who has understood it, if he is the service.
-    fn post_failed(
-        &mut self,
-        now: Instant,
-        out: &Outstanding,
-        retry_after: Option<core::time::Duration>,
-        refused: bool,
-    ) {
+    fn post_failed(&mut self, now: Instant, out: &Outstanding, retry_after: Option<Duration>, refused: bool) {
         // Its answer came too late to be of use, which says nothing about the way.
         if !self.uses_web() {
             return;
@@ -380,6 +371,3 @@ impl Device {
         }
     }
 }
-
-/// Packets in the body of an answer.
-const MAX_PACKETS: usize = crate::wire::MAX_PACKETS;

@@ -162,9 +162,7 @@ impl Device {
             None => Step::Opening { until: now + OPENING },
         };
         self.probe = Some(Probe { silence, remote, step });
-        if let Some(link) = self.links.ask(kind) {
-            self.push(DeviceEvent::OpenLink { link, kind });
-        }
+        self.ask_link(kind);
         let takes = PAUSE + silence;
         self.push(DeviceEvent::Mapping(MappingProgress::Trying { silence, takes }));
     }
@@ -303,9 +301,7 @@ impl Device {
 
     fn close_probe_link(&mut self) {
         for family in [Family::V4, Family::V6] {
-            if let Some(link) = self.links.close(LinkKind::Probe(family)) {
-                self.push(DeviceEvent::CloseLink(link));
-            }
+            self.close_link(LinkKind::Probe(family));
         }
     }
 

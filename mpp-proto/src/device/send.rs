@@ -13,7 +13,7 @@ use crate::wire::{
     Acknowledge, Code, EndpointRequest, Heartbeat, MAX_PACKET, PacketExtension, Subscribe, TicketRequest,
 };
 
-/// The sending of a request that makes a heartbeat due: the third, 3 s after the first.
+/// The sending of a request that makes a heartbeat due if nothing has been heard for a while: the third.
 const DOUBTFUL: usize = 3;
 /// An endpoint request is padded to this, as its answer may not be larger than it is.
 pub(super) const ENDPOINT_REQUEST_SIZE: usize = 96;

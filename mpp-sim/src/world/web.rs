@@ -10,11 +10,10 @@ use std::time::Duration;
 use mpp_proto::{Disposition, DropReason, Instant, LinkId, WebAnswer, WebId, WebRequest, WebRequestId};
 
 use super::{DeviceHandle, Spot, World};
-use crate::network::Packet;
+use crate::network::{Packet, WEB_PORT};
 use crate::rng::Rng;
 
-/// The port of a Web Service, and that of the devices that ask it.
-const SERVICE_PORT: u16 = 15_097;
+/// The port from which devices ask.
 pub(super) const DEVICE_PORT: u16 = 50_000;
 /// After how long a host gives up a request that gets lost without a word, beyond its wait.
 const GIVES_UP: Duration = Duration::from_secs(10);
@@ -254,7 +253,7 @@ impl World {
             Some(SocketAddr::new(ip, port.parse().ok()?))
         })?;
         let is_here = |s: &super::ServiceNode| s.addresses.iter().any(|a| a.ip() == address.ip());
-        let at = self.services.iter().position(is_here).filter(|_| address.port() == SERVICE_PORT)?;
+        let at = self.services.iter().position(is_here).filter(|_| address.port() == WEB_PORT)?;
         Some((at as u32, address))
     }
 
@@ -397,7 +396,7 @@ impl World {
             };
             let now = self.now;
             let addresses = &self.services[service as usize].addresses;
-            let from = SocketAddr::new(addresses[0].ip(), SERVICE_PORT);
+            let from = SocketAddr::new(addresses[0].ip(), WEB_PORT);
             let node = &mut self.devices[asker.device as usize];
             let to = web_address(node);
             let (latency, lost) = node.web.way();
@@ -453,7 +452,7 @@ impl World {
         for packet in self.network.take_carried() {
             let Packet { from, to, payload } = packet;
             let is_service = |s: &super::ServiceNode| s.addresses.iter().any(|a| a.ip() == to.ip());
-            if to.port() == SERVICE_PORT
+            if to.port() == WEB_PORT
                 && let Some(service) = self.services.iter().position(is_service)
             {
                 let (service, wait) = (service as u32, Some(Duration::from_secs(50)));
