@@ -319,6 +319,26 @@ fn new_keys_that_are_due_while_udp_is_tried_are_made_after_that() {
     });
 }
 
+/// A connection by Web has used up 64 packets in less than an hour, now and then while UDP is being tried.
+#[test]
+fn keys_that_are_worn_out_while_udp_is_tried_are_not_forgotten() {
+    each_seed(8, |seed| {
+        let mut config = DeviceConfig::default();
+        config.packet_limit = 64;
+        let (mut world, _, device) = device_with(seed, Udp::Dropped, config);
+        assert!(world.run_until(secs(5), |w| by_web(w, device)));
+        let mut renewed = world.now();
+        world.run_for(secs(72 * 3600));
+        for (at, event) in events(&world, device) {
+            if matches!(event, DeviceEvent::KeysRenewed(_)) {
+                assert!(at.since(renewed) < secs(2 * 3600), "old keys for {:?}", at.since(renewed));
+                renewed = at;
+            }
+        }
+        assert!(world.now().since(renewed) < secs(2 * 3600));
+    });
+}
+
 #[test]
 fn a_device_that_has_both_stays_with_udp() {
     let (mut world, _, device) = pair(10);

@@ -124,13 +124,13 @@ fn ten_changes_unseen(trouble: Trouble) {
 }
 
 #[test]
-#[ignore = "six minutes"]
+#[ignore = "six minutes each: MPP_LAB=1 cargo test -p mpp-cli --test lab unseen -- --ignored"]
 fn udp_is_dropped_and_comes_back_ten_times_unseen() {
     ten_changes_unseen(Trouble::Silence);
 }
 
 #[test]
-#[ignore = "six minutes"]
+#[ignore = "six minutes each: MPP_LAB=1 cargo test -p mpp-cli --test lab unseen -- --ignored"]
 fn udp_is_forbidden_and_comes_back_ten_times_unseen() {
     ten_changes_unseen(Trouble::Forbidden);
 }
