@@ -3,6 +3,8 @@
 
 use core::net::SocketAddr;
 
+#[cfg(doc)]
+use super::event::DeviceEvent;
 use super::event::{CommandError, Family, LinkKind, RequestError};
 use super::requests::Ask;
 use super::{Device, RequestId};
