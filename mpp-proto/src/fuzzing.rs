@@ -3,6 +3,7 @@
 //!
 //! Every function takes any bytes, and panics if a promise of the library is broken.
 
+mod by_web;
 mod machines;
 mod operations;
 mod parsers;
@@ -10,6 +11,7 @@ pub mod parts;
 mod seeds;
 mod world;
 
+pub use by_web::authentic_web;
 pub use machines::{authentic_device, authentic_service, device_packet, service_packet};
 pub use operations::operations;
 pub use parsers::{exchange, extensions, message, plaintext, resume, stun, ticket, token, web};
@@ -19,9 +21,10 @@ pub use seeds::seeds;
 pub type Body = fn(&[u8]);
 
 /// Every body by the name of its target in `fuzz/`.
-pub const TARGETS: [(&str, Body); 14] = [
+pub const TARGETS: [(&str, Body); 15] = [
     ("authentic_device", authentic_device),
     ("authentic_service", authentic_service),
+    ("authentic_web", authentic_web),
     ("device_packet", device_packet),
     ("exchange", exchange),
     ("extensions", extensions),

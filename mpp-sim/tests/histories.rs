@@ -103,6 +103,8 @@ fn random_histories_are_allowed() {
             "rebind",
             "forget",
             "service-clock",
+            "udp",
+            "web",
         ];
         assert!(rare.iter().all(|name| counts.get(name) > Some(&50)), "{counts:?}");
     }

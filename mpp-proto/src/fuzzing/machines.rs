@@ -89,7 +89,7 @@ pub fn device_packet(data: &[u8]) {
 
     let mut connected = World::connected();
     if choice & 2 != 0 {
-        let secrets = Secrets::of(&connected);
+        let secrets = Secrets::of(&connected, &connected.firsts);
         let len = packet.len().min(8);
         packet[..len].copy_from_slice(&secrets.device[..len]);
     }
@@ -102,7 +102,7 @@ pub fn device_packet(data: &[u8]) {
 }
 
 /// What the two ends of a connection know.
-struct Secrets {
+pub(super) struct Secrets {
     keys: ConnectionKeys,
     /// An identifier for packets to the service.
     service: [u8; 16],
@@ -112,9 +112,9 @@ struct Secrets {
 
 impl Secrets {
     /// From the exchange with which this world began.
-    fn of(world: &World) -> Self {
+    pub(super) fn of(world: &World, [step1, answer]: &[Option<Vec<u8>>; 2]) -> Self {
         let secret = Secret::new(*world.ticket.secret());
-        let [Some(step1), Some(answer)] = &world.firsts else { panic!("there was no exchange") };
+        let (Some(step1), Some(answer)) = (step1, answer) else { panic!("there was no exchange") };
         let clear = Step1::parse(step1).map(|s| s.clear.len()).expect("a step 1");
         let mut opened = step1.clone();
         let (clear, sealed) = opened.split_at_mut(clear);
@@ -134,13 +134,19 @@ impl Secrets {
 
     /// An authentic packet with whatever header and content the bytes say. `base` keeps its number near those that the
     /// other side expects.
-    fn packet(&self, input: &mut Input<'_>, direction: Direction, base: u64) -> Vec<u8> {
+    pub(super) fn packet(
+        &self,
+        input: &mut Input<'_>,
+        direction: Direction,
+        web: bool,
+        base: u64,
+    ) -> Vec<u8> {
         let choice = input.u8();
         let number = base.saturating_add(u64::from(input.u8())).saturating_sub(16);
         let plain = Header {
             wanted: choice & 2 != 0,
             // Bits that break the protocol are set together, so that most packets keep it.
-            web: choice & 0xf0 == 0x10,
+            web: web != (choice & 0xf0 == 0x10),
             final_: choice & 0xf0 != 0x20,
             ..Header::single(number, direction)
         };
@@ -179,7 +185,7 @@ impl Secrets {
 pub fn authentic_service(data: &[u8]) {
     let mut input = Input(data);
     let mut world = World::connected();
-    let secrets = Secrets::of(&world);
+    let secrets = Secrets::of(&world, &world.firsts);
     // What the real device says from now on is lost; the bytes speak for it.
     world.weather.loss = 255;
     for turn in 0..MAX_PACKETS {
@@ -196,7 +202,7 @@ pub fn authentic_service(data: &[u8]) {
             2 => world.run(Duration::from_millis(100) * u32::from(input.u8())),
             3 => {
                 let wait = Some(Duration::from_secs(input.u8().into())).filter(|wait| !wait.is_zero());
-                let mut packet = secrets.packet(&mut input, Direction::ToResponder, 16 + turn as u64);
+                let mut packet = secrets.packet(&mut input, Direction::ToResponder, false, 16 + turn as u64);
                 let request = WebRequest {
                     id: WebId(turn as u64),
                     remote: device_address(),
@@ -211,7 +217,7 @@ pub fn authentic_service(data: &[u8]) {
                 }
             }
             _ => {
-                let mut packet = secrets.packet(&mut input, Direction::ToResponder, 16 + turn as u64);
+                let mut packet = secrets.packet(&mut input, Direction::ToResponder, false, 16 + turn as u64);
                 let _ = world.deliver_to_service(&mut packet);
                 world.run(Duration::from_millis(1));
             }
@@ -229,7 +235,7 @@ pub fn authentic_service(data: &[u8]) {
 pub fn authentic_device(data: &[u8]) {
     let mut input = Input(data);
     let mut world = World::connected();
-    let secrets = Secrets::of(&world);
+    let secrets = Secrets::of(&world, &world.firsts);
     for turn in 0..MAX_PACKETS {
         if input.is_empty() {
             break;
@@ -237,7 +243,7 @@ pub fn authentic_device(data: &[u8]) {
         match input.u8() % 8 {
             0 => world.run(Duration::from_millis(100) * u32::from(input.u8())),
             _ => {
-                let mut packet = secrets.packet(&mut input, Direction::ToInitiator, 16 + turn as u64);
+                let mut packet = secrets.packet(&mut input, Direction::ToInitiator, false, 16 + turn as u64);
                 let _ = world.deliver_to_device(&mut packet);
                 world.drain();
             }

@@ -6,6 +6,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::Input;
+use super::by_web::Mode;
 use super::world::{Weather, World, service_address};
 use crate::channel::{CollapseKey, Event, MAX_PAYLOAD, Urgency};
 use crate::device::ConnectionState;
@@ -28,7 +29,7 @@ pub fn operations(data: &[u8]) {
 }
 
 fn operation(world: &mut World, input: &mut Input<'_>) {
-    match input.u8() % 14 {
+    match input.u8() % 15 {
         0 => world.publish(Event::changed(store(input))),
         1 => {
             let size = usize::from(input.u16()) % (MAX_PAYLOAD + 1);
@@ -74,6 +75,12 @@ fn operation(world: &mut World, input: &mut Input<'_>) {
             // And over a socket of its own.
             let _ = world.device.query_endpoint_at(world.now, service_address());
         }
+        // Where the device is UDP passes or not, and so does the Web.
+        14 => {
+            let choice = input.u8();
+            world.udp_off = choice & 1 != 0;
+            world.web.mode = [Mode::None, Mode::Up, Mode::Down][usize::from(choice >> 1) % 3];
+        }
         // Bytes of somebody else.
         _ => {
             let mut packet = input.bytes().to_vec();
@@ -110,6 +117,7 @@ fn with_payload(input: &mut Input<'_>, size: usize) -> Event {
 /// Whatever happened: on a network that works the device connects, and gets to where the channel is.
 fn recover(world: &mut World) {
     world.weather = Weather::default();
+    world.udp_off = false;
     if world.device.state() == ConnectionState::Aborted {
         world.restart_device(true);
     }

@@ -268,15 +268,23 @@ fn lives(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>, messages: &[(&'
         bytes.extend_from_slice(&[0, message.len() as u8]);
         bytes.extend_from_slice(message);
         seeds.push(("authentic_service", *name, bytes.clone()));
-        seeds.push(("authentic_device", *name, bytes));
+        seeds.push(("authentic_device", *name, bytes.clone()));
+        seeds.push(("authentic_web", *name, bytes));
     }
+    let ends = [
+        ("refused", vec![2, 0, 200, 0, 0, 0, 50, 2, 1, 144, 0, 0, 0, 30, 2, 1, 247, 255, 255, 0, 250, 3]),
+        ("failed", vec![3, 0, 50, 3, 0, 100, 3, 0, 200, 3, 0, 250, 0, 250, 0, 250, 3]),
+        ("raw", vec![1, 0, 5, 0, 3, 1, 2, 3, 0, 20, 1, 0, 2, 255, 255, 0, 250]),
+        ("full", [&[4, 17][..], &[0; 90]].concat()),
+    ];
+    seeds.extend(ends.map(|(name, bytes)| ("authentic_web", name, bytes)));
     // Two thirds of a datagram of three packets, and one that contradicts them.
     let fragments =
         [7, 4, 32, 0x30, 0, 0, 1, b'a', 7, 4, 31, 0x32, 0, 0, 1, b'b', 7, 4, 30, 0x41, 0, 0, 1, b'c'];
     seeds.push(("authentic_device", "fragments", fragments.to_vec()));
     seeds.push(("authentic_service", "unacknowledged", vec![0, 2, 20, 1, 0x40, 0, 2, 255, 2, 255, 2, 255]));
 
-    let operations: [(&str, &[u8]); 10] = [
+    let operations: [(&str, &[u8]); 11] = [
         ("changed", &[2, 100, 0, 2, 2, 20, 0, 11, 2, 20]),
         ("payload", &[2, 100, 1, 0, 5, 2, 2, 2, 20]),
         ("large_payload_in_rain", &[2, 100, 4, 77, 40, 40, 0, 1, 0x40, 0, 2, 2, 3, 20]),
@@ -284,6 +292,10 @@ fn lives(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>, messages: &[(&'
         ("away_and_back", &[2, 100, 4, 255, 0, 0, 0, 1, 0, 9, 2, 2, 3, 200, 8, 0, 4, 0, 0, 0, 0, 3, 5]),
         ("service_restarts", &[2, 100, 1, 0, 9, 2, 2, 7, 3, 40, 0, 2]),
         ("filter", &[2, 100, 5, 0, 2, 50, 0, 2, 5, 4, 2, 50, 0, 2, 2, 50]),
+        (
+            "web",
+            &[14, 3, 3, 6, 1, 0, 9, 2, 2, 3, 30, 14, 2, 1, 0, 9, 3, 3, 3, 70, 14, 5, 3, 60, 14, 3, 3, 60],
+        ),
         ("post", &[2, 100, 6, 50, 3, 2, 2, 50, 12, 10, 2, 50]),
         ("farewell", &[2, 100, 9, 20, 3, 2, 11, 5, 3, 20]),
         (

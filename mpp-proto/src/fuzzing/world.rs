@@ -10,6 +10,7 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
+use super::by_web::{Mode, Web};
 use crate::batch::TransmitBatch;
 use crate::channel::{Event, NotificationKind};
 use crate::crypto::{ServiceSecret, TicketKey, TicketSpec};
@@ -22,7 +23,7 @@ use crate::time::{Instant, UnixTime};
 use crate::wire::{Endpoint, Ticket};
 
 pub(super) const ACCOUNT: &str = "alice@example.com";
-const LATENCY: Duration = Duration::from_millis(20);
+pub(super) const LATENCY: Duration = Duration::from_millis(20);
 /// Packets on their way at most; what comes on top is lost, as in any queue.
 const QUEUE: usize = 256;
 /// Turns that one call may take. More would be a machine that does not let time pass.
@@ -68,6 +69,9 @@ pub(super) struct World {
     pub(super) device: Device,
     pub(super) service: Service,
     pub(super) weather: Weather,
+    /// UDP is dropped, both ways.
+    pub(super) udp_off: bool,
+    pub(super) web: Web,
     pub(super) ticket: Ticket,
     /// The first packet of the device and of the service since they were started.
     pub(super) firsts: [Option<Vec<u8>>; 2],
@@ -119,6 +123,8 @@ impl World {
             device,
             service,
             weather: Weather::default(),
+            udp_off: false,
+            web: Web::default(),
             ticket,
             firsts: [None, None],
             service_config,
@@ -154,6 +160,7 @@ impl World {
     pub(super) fn restart_service(&mut self) {
         let (config, seed) = (Arc::clone(&self.service_config), self.seed());
         self.service = Service::new(config, ShardId(0), seed, self.now, unix(self.now));
+        self.forget_held();
     }
 
     /// The process of the device ends, and another one begins with what was saved.
@@ -163,6 +170,7 @@ impl World {
         });
         // What it was given but had not asked past comes again.
         self.given = resume.as_ref().map_or((Epoch::NONE, Serial::ZERO), |r| (r.epoch(), r.position()));
+        self.hang_up();
         let (config, seed) = (Arc::clone(&self.device_config), self.seed());
         let ticket = self.ticket.clone();
         self.device = Device::new(config, ticket, resume, seed, self.now, unix(self.now));
@@ -191,6 +199,7 @@ impl World {
             self.drain();
             let deadlines = [
                 self.wire.iter().map(|p| p.at).min(),
+                self.web.next_arrival(),
                 self.device.poll_timeout().map(|w| w.at),
                 self.service.poll_timeout().map(|w| w.at),
                 Some(end),
@@ -202,6 +211,7 @@ impl World {
             assert!(turns_at_once < MAX_TURNS_AT_ONCE, "time stands still: {deadlines:?}");
             self.now = next;
             self.arrive();
+            self.arrive_by_web();
             self.device.handle_timeout(next);
             assert!(self.device.poll_timeout().is_none_or(|w| w.at > next), "a stale deadline of the device");
             assert_eq!(self.service.handle_timeout(next, NonZeroUsize::MAX), Progress::Done);
@@ -273,6 +283,17 @@ impl World {
             let mut idle = true;
             while let Some(event) = self.device.poll_event() {
                 idle = false;
+                match event {
+                    DeviceEvent::OpenLink { link, kind: LinkKind::Web } => {
+                        let there = self.web.mode != Mode::None;
+                        self.web.link = there.then_some(link);
+                        let open = LinkState::Open { local: device_address() };
+                        let state = if there { open } else { LinkState::Failed };
+                        self.device.handle_link(self.now, link, state);
+                    }
+                    DeviceEvent::CloseLink(link) if self.web.link == Some(link) => self.hang_up(),
+                    _ => {}
+                }
                 if let DeviceEvent::OpenLink {
                     link,
                     kind: kind @ (LinkKind::Udp(_) | LinkKind::Asking(_) | LinkKind::Probe(_)),
@@ -306,6 +327,11 @@ impl World {
                 batch.clear();
             }
             self.batch = batch;
+            while let Some(t) = self.device.poll_web(self.now, &mut buffer) {
+                idle = false;
+                self.web.ask(self.now, &t, &buffer[..t.len]);
+            }
+            self.drain_web();
             while self.service.poll_event().is_some() {
                 idle = false;
             }
@@ -327,7 +353,7 @@ impl World {
         self.given = (epoch, serial);
     }
 
-    fn chance(&mut self, in_256: u8) -> bool {
+    pub(super) fn chance(&mut self, in_256: u8) -> bool {
         self.random =
             self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let drawn = (self.random >> 40) as u8;
@@ -342,7 +368,7 @@ impl World {
         let Weather { loss, twice, late, damage } = self.weather;
         let copies = if self.chance(twice) { 2 } else { 1 };
         for _ in 0..copies {
-            if self.chance(loss) || self.wire.len() >= QUEUE {
+            if self.chance(loss) || self.udp_off || self.wire.len() >= QUEUE {
                 continue;
             }
             let delay = if self.chance(late) { Duration::from_secs(1) } else { Duration::ZERO };

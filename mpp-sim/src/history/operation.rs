@@ -248,10 +248,33 @@ operations! {
         /// 1: it has another address then.
         address,
     }
+    /// What the network of a device does to UDP changes.
+    Udp = "udp" {
+        /// Which device.
+        device,
+        /// 0: it passes, 1: it is dropped without a word, 2: the system refuses to send it, 3: packets of more than 1,000
+        /// bytes vanish.
+        blocked,
+    }
+    /// The way by Web changes.
+    Web = "web" {
+        /// Which device.
+        device,
+        /// 0: its host has no Web client from the next change of network or start on, 1: it has one, 2: it has one, and
+        /// nobody answers.
+        client,
+        /// One way, in ms.
+        latency,
+        /// Requests that fail, of 1,000.
+        loss,
+        /// 0: never; else seconds after which a proxy gives up a request; at least 2.
+        cut,
+    }
     /// Somebody without keys is on the path from now on, in place of whoever was.
     Attack = "attack" {
         /// What he does, a bit mask: 1 races, 2 relays, 4 repeats, 8 reflects, 16 cuts, 32 flips, 64 makes noise, 128
-        /// forges Errors, 256 forges Defers, 512 delays, 1024 takes away; 0: nobody is there any more.
+        /// forges Errors, 256 forges Defers, 512 delays, 1024 takes away, 2048 carries copies to the other transport; 0: nobody
+        /// is there any more.
         acts,
         /// To packets of 1,000, each of these.
         chance,

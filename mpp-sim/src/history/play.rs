@@ -15,7 +15,7 @@ use crate::nat::{Dependence, Lifetime, NatConfig, Ports};
 use crate::network::{Conditions, Loss};
 use crate::post::Post;
 use crate::rng::Rng;
-use crate::world::{App, DeviceHandle, NatHandle, Restart, ServiceHandle, World};
+use crate::world::{App, DeviceHandle, NatHandle, Restart, ServiceHandle, Udp, WebConditions, World};
 
 const ACCOUNTS: [&str; 2] = ["alice@example.com", "bob@example.com"];
 const STORES: [u8; 4] = [2, 11, 32, 127];
@@ -194,6 +194,17 @@ impl Played {
                 }
             }
             Operation::Reboot { nat, address } => self.world.reboot_nat(self.nat(nat)?, address != 0),
+            Operation::Udp { device, blocked } => {
+                let ways = [Udp::Passes, Udp::Dropped, Udp::Forbidden, Udp::Narrow(1000)];
+                self.world.set_udp(self.device(device)?, of(&ways, blocked));
+            }
+            Operation::Web { device, client, latency, loss, cut } => {
+                let way = WebConditions::perfect(Duration::from_millis(latency.min(10_000)));
+                let way = way.loss(loss.min(1000) as f64 / 1000.0);
+                let way = if cut == 0 { way } else { way.cut(Duration::from_secs(cut.clamp(2, 100_000))) };
+                let way = of(&[None, Some(way), Some(way.down())], client);
+                self.world.set_web(self.device(device)?, way);
+            }
             Operation::Attack { acts, chance } => {
                 let tactics: Vec<_> = (0..)
                     .zip(acts_of_an_attacker())
@@ -292,7 +303,7 @@ fn nat(mapping: u64, filtering: u64, ports: u64, lifetime: u64, settled: u64, re
 }
 
 /// In the order of the bits of an attack.
-fn acts_of_an_attacker() -> [Act; 11] {
+fn acts_of_an_attacker() -> [Act; 12] {
     let from = ([203, 0, 113, 66], 666).into();
     [
         Act::Race { from },
@@ -306,6 +317,7 @@ fn acts_of_an_attacker() -> [Act; 11] {
         Act::ForgeDefer,
         Act::Delay(Duration::from_secs(2)),
         Act::Take,
+        Act::Cross,
     ]
 }
 

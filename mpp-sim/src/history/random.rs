@@ -23,18 +23,25 @@ pub(super) fn operations(seed: u64) -> Vec<Operation> {
             interval: if calm { [25, 60, 120, 240, 300][rng.index(5)] } else { 0 },
         });
     }
+    // In half of them devices can go by Web, and UDP comes and goes.
+    let web = rng.chance(0.5);
+    if web {
+        for device in 0..devices {
+            out.push(way(&mut rng, device));
+        }
+    }
     let boxes = if rng.chance(0.5) { rng.between(1, 4) } else { 0 };
     for number in 0..boxes {
         out.push(nat(&mut rng, number));
         out.push(Operation::Move { device: rng.below(devices), to: number + 1, told: 0 });
     }
     for _ in 0..rng.between(50, 250) {
-        step(&mut rng, devices, boxes, calm, &mut out);
+        step(&mut rng, devices, (boxes, web), calm, &mut out);
     }
     out
 }
 
-fn step(rng: &mut Rng, devices: u64, boxes: u64, calm: bool, out: &mut Vec<Operation>) {
+fn step(rng: &mut Rng, devices: u64, (boxes, web): (u64, bool), calm: bool, out: &mut Vec<Operation>) {
     let device = rng.below(devices);
     let next = match rng.below(1000) {
         0..420 => post(rng),
@@ -44,6 +51,10 @@ fn step(rng: &mut Rng, devices: u64, boxes: u64, calm: bool, out: &mut Vec<Opera
             out.extend((0..39).map(|_| post(rng)));
             post(rng)
         }
+        440..465 if web => {
+            Operation::Udp { device, blocked: if rng.chance(0.5) { 0 } else { rng.between(1, 3) } }
+        }
+        465..473 if web => way(rng, device),
         440..755 => Operation::Wait { time: rng.between(0, 4000) },
         755..765 => attack(rng),
         765..772 => Operation::Move { device, to: rng.between(0, boxes), told: rng.below(2) },
@@ -115,9 +126,20 @@ fn nat(rng: &mut Rng, number: u64) -> Operation {
 
 /// One or two acts at a time, or that it is over.
 fn attack(rng: &mut Rng) -> Operation {
-    let acts = if rng.chance(0.4) { 0 } else { 1 << rng.below(11) | 1 << rng.below(11) };
+    let acts = if rng.chance(0.4) { 0 } else { 1 << rng.below(12) | 1 << rng.below(12) };
     let most = if rng.chance(0.3) { 1000 } else { 200 };
     Operation::Attack { acts, chance: rng.between(1, most) }
+}
+
+/// The way by Web: mostly there, and mostly good.
+fn way(rng: &mut Rng, device: u64) -> Operation {
+    Operation::Web {
+        device,
+        client: [1, 1, 1, 1, 2, 0][rng.index(6)],
+        latency: rng.between(1, 200),
+        loss: if rng.chance(0.5) { 0 } else { rng.between(1, 300) },
+        cut: if rng.chance(0.3) { rng.between(2, 45) } else { 0 },
+    }
 }
 
 fn stores(rng: &mut Rng) -> u64 {
