@@ -145,6 +145,40 @@ fn when_udp_is_back_it_is_used_within_a_minute() {
     }
 }
 
+/// However long it was away, and nobody tells the device.
+#[test]
+fn a_device_looks_every_minute_whether_udp_is_back() {
+    for (seed, udp) in (0..).zip([Udp::Dropped, Udp::Forbidden, Udp::Dropped, Udp::Forbidden]) {
+        let (mut world, service, device) = device_on(seed, udp);
+        assert!(world.run_until(secs(5), |w| by_web(w, device)));
+        let away = world.rng().between(600, 7200);
+        world.run_for(secs(away));
+        world.set_udp(device, Udp::Passes);
+        assert!(world.run_until(secs(60), |w| by_udp(w, device)), "{udp:?} for {away} s");
+        publish(&mut world, service, 5000);
+        world.run_for(secs(100));
+        assert_eq!(world.check().delivered, 1);
+        assert!(
+            !events(&world, device).any(|(_, e)| matches!(e, DeviceEvent::Failed { .. })),
+            "it is nobody's request"
+        );
+    }
+}
+
+/// Each look is answered there, and no trial succeeds.
+#[test]
+fn where_small_packets_pass_looks_call_for_no_more_than_a_second_trial() {
+    let (mut world, _, device) = device_on(7, Udp::Narrow(1000));
+    assert!(world.run_until(secs(5), |w| by_web(w, device)));
+    world.run_for(secs(3600));
+    let before = world.network().stats();
+    world.run_for(secs(3600));
+    let after = world.network().stats();
+    let udp = (after.sent - after.web) - (before.sent - before.web);
+    // Four trials an hour, a look after each and its answer, another trial.
+    assert!((16..=60).contains(&udp), "{udp} packets by UDP");
+}
+
 /// The notification does not fit, and heartbeats do: the service notices, and the device finds the Web.
 #[test]
 fn a_way_that_begins_to_lose_large_packets_is_left() {
@@ -196,10 +230,10 @@ fn on_the_web_nothing_is_repeated_by_a_timer() {
     assert!((72..=82).contains(&requests), "{requests} requests in an hour");
     // One packet there and one back for each.
     assert!(after.2 - before.2 <= 2 * requests + 2, "{} packets by Web", after.2 - before.2);
-    // Four trials of UDP, each four times step 1.
-    assert!(after.3 - before.3 <= 20, "{} packets by UDP", after.3 - before.3);
-    // It is woken for those only: at its beginning, for each repetition, and at its end.
-    assert!(after.0 - before.0 <= 5 * 5, "{} wake-ups of the device", after.0 - before.0);
+    // Four trials of UDP, each four times step 1, and a look with each request.
+    assert!(after.3 - before.3 <= 20 + requests, "{} packets by UDP", after.3 - before.3);
+    // It is woken for the trials only: at their beginning, for each repetition, at their end, and for the first look after.
+    assert!(after.0 - before.0 <= 5 * 6, "{} wake-ups of the device", after.0 - before.0);
     // The service: for the end of each request, which its timing wheel hands down from level to level until then, and for
     // the lease.
     assert!(after.1 - before.1 <= 7 * requests, "{} wake-ups of the service", after.1 - before.1);

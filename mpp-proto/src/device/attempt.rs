@@ -289,6 +289,11 @@ impl Attempt {
         }
     }
 
+    /// The addresses that it goes to.
+    pub(super) fn remotes(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.candidates.iter().map(|c| c.remote)
+    }
+
     /// The families that its addresses need.
     pub(super) fn families(&self) -> impl Iterator<Item = Family> + '_ {
         [Family::V4, Family::V6]

@@ -149,9 +149,14 @@ impl Device {
             && let Some(tried) = successor.transport()
             && tried != connection.transport()
         {
+            let places = match successor {
+                Successor::Attempting(attempt) => attempt.remotes().collect(),
+                Successor::Confirming(new) => new.remote().into_iter().collect(),
+                Successor::Due(_) => Vec::new(),
+            };
             *successor = Successor::Due(connection.refresh_at);
             if tried == Transport::Udp {
-                self.fallback.udp_failed(now, &mut self.rng);
+                self.fallback.udp_failed(now, places, &mut self.rng);
             }
             return;
         }
@@ -283,6 +288,7 @@ impl Device {
             self.push(DeviceEvent::Transport(transport));
         }
         self.hang_up();
+        self.close_asking_links();
         // For the application it is one connection that goes on, unless it was told of an end.
         let goes_on = self.state != ConnectionState::Connecting;
         self.set_state(ConnectionState::Connected);

@@ -550,7 +550,7 @@ impl Device {
 
     /// Tells the application that its request has failed; of the device's own it does not know.
     fn fail(&mut self, (request, ask): (RequestId, Ask), error: RequestError) {
-        if !matches!(ask, Ask::Ticket) {
+        if !ask.is_own() {
             self.push(DeviceEvent::Failed { request, error });
         }
         self.close_asking_links();

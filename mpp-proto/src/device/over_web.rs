@@ -8,6 +8,7 @@ use super::connection::{Connection, MAX_INTERVAL, MIN_INTERVAL};
 use super::event::{ConnectionState, LinkKind};
 use super::exchange::Legs;
 use super::phase::{Phase, Successor};
+use super::requests::Ask;
 use super::send::write_heartbeat;
 use super::transport::{SILENCE, Transport};
 use super::web::{Lane, Outstanding, Verdict, WebAnswer, WebRequestId, WebTransmit};
@@ -114,6 +115,9 @@ impl Device {
             let len = write_heartbeat(connection, out, heartbeat, marks);
             self.stats.heartbeats += 1;
             self.position_due = None;
+            if self.fallback.may_look(now) && !self.phase.is_changing() {
+                self.look(now);
+            }
             return Some((lane, wait, len));
         }
         if !self.web.is_free(Lane::News, now) {
@@ -308,8 +312,20 @@ impl Device {
                 }
             }
             Transport::Web if self.fallback.retry_at() <= now => self.start_successor(now, Legs::Udp),
+            Transport::Web if self.fallback.look_at().is_some_and(|at| at <= now) => self.look(now),
             Transport::Web => {}
         }
+    }
+
+    /// Sends one small packet by UDP from a new socket. If it is answered, UDP is worth a trial now.
+    fn look(&mut self, now: Instant) {
+        self.requests.forget_looks();
+        self.close_asking_links();
+        for at in self.fallback.look(now) {
+            self.requests.add(Ask::Look { at });
+        }
+        self.requests.start(now);
+        self.open_asking_links();
     }
 
     /// The connection by UDP does not answer: the Web is tried beside it, until it is heard again.
@@ -328,8 +344,9 @@ impl Device {
     }
 
     /// Something new and authentic came over the connection in use.
-    pub(super) fn heard(&mut self) {
+    pub(super) fn heard(&mut self, now: Instant) {
         let Phase::Connected { connection, successor } = &mut self.phase else { return };
+        connection.heard = now;
         if connection.transport() == Transport::Udp {
             self.fallback.heard_udp();
         }
@@ -352,6 +369,9 @@ impl Device {
     ) {
         if connection.transport() == Transport::Web && matches!(successor, Successor::Due(_)) {
             next.act(self.fallback.retry_at(), TimerKind::Retry);
+            if let Some(at) = self.fallback.look_at() {
+                next.act(at, TimerKind::Retry);
+            }
         }
     }
 

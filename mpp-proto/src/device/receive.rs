@@ -185,16 +185,15 @@ impl Device {
             }
             Seen::New => {}
         }
-        // What gets through to another socket says nothing of the connection's own path.
-        if !is_aside(via) {
-            connection.heard = now;
-        }
         connection.count(header);
         if !connection.confirmed {
             connection.confirmed = true;
             self.confirmed(now);
         }
-        self.heard();
+        // What gets through to another socket says nothing of the connection's own path.
+        if !is_aside(via) {
+            self.heard(now);
+        }
         for extension in plaintext.extensions {
             let Some(connection) = self.phase.connection_mut() else { return };
             match extension {
@@ -268,12 +267,16 @@ impl Device {
                 }
             }
             Message::EndpointResponse(response) => {
-                if !self.probe_endpoint(now, &response, via) && self.requests.take(response.request).is_some()
-                {
-                    let (request, endpoint) = (response.request, response.endpoint);
-                    self.push(DeviceEvent::Endpoint { request, endpoint });
-                    self.close_asking_links();
+                if self.probe_endpoint(now, &response, via) {
+                    return;
                 }
+                let (request, endpoint) = (response.request, response.endpoint);
+                match self.requests.take(request) {
+                    Some(Ask::Look { .. }) => self.fallback.udp_answers(now),
+                    Some(_) => self.push(DeviceEvent::Endpoint { request, endpoint }),
+                    None => return,
+                }
+                self.close_asking_links();
             }
             Message::Failure(failure) => {
                 if !self.probe_refused(now, &failure)

@@ -38,6 +38,9 @@ const ENDPOINT_REPEATS: [Duration; 7] = [
     Duration::from_secs(2),
 ];
 const ENDPOINT_REPEAT: Duration = Duration::from_millis(500);
+/// The same for a look whether UDP is back: one packet, as most of them are in vain. The next one ends it, so that it costs
+/// no timer.
+const LOOK_REPEATS: [Duration; 1] = [Duration::from_secs(60)];
 
 /// How long an answer may take to a request that was sent by Web, where no timer sends it again.
 const WEB_PATIENCE: Duration = Duration::from_secs(23);
@@ -58,6 +61,10 @@ pub(super) enum Ask {
     },
     /// The device's own business, nothing of which the application has asked.
     Ticket,
+    /// Beside a connection over the Web, whether UDP gets there and back. The device's own business too.
+    Look {
+        at: SocketAddr,
+    },
 }
 
 impl Ask {
@@ -65,16 +72,28 @@ impl Ask {
     const fn repeats(&self) -> &'static [Duration] {
         match self {
             Self::Endpoint { .. } => &ENDPOINT_REPEATS,
+            Self::Look { .. } => &LOOK_REPEATS,
             _ => &REPEATS,
         }
     }
 
-    /// The family of the socket that it needs, if that is not the connection's.
-    pub(super) fn family(&self) -> Option<Family> {
+    /// Where it goes over a socket for questions, if it does not go over the connection's.
+    pub(super) const fn remote(&self) -> Option<SocketAddr> {
         match self {
-            Self::Endpoint { at } => at.as_ref().map(Family::of),
+            Self::Endpoint { at } => *at,
+            Self::Look { at } => Some(*at),
             _ => None,
         }
+    }
+
+    /// The family of that socket.
+    pub(super) fn family(&self) -> Option<Family> {
+        self.remote().as_ref().map(Family::of)
+    }
+
+    /// Whether the application knows nothing of it.
+    pub(super) const fn is_own(&self) -> bool {
+        matches!(self, Self::Ticket | Self::Look { .. })
     }
 }
 
@@ -118,14 +137,14 @@ impl Requests {
     }
 
     /// There is a new connection, whose exchange carried the filter `carried`: everything is sent anew, but not the
-    /// subscriptions that it has settled. If another filter was asked for since, the last one asked for is not. Nor a
-    /// ticket: whether there is one to be had, each exchange says for itself.
+    /// subscriptions that it has settled. If another filter was asked for since, the last one asked for is not. Nor the
+    /// device's own: whether there is a ticket to be had, and whether UDP works, each exchange says for itself.
     pub(super) fn restart(&mut self, now: Instant, carried: StoreSet) -> Vec<RequestId> {
         let last = self.waiting.iter().rfind(|r| matches!(r.ask, Ask::Subscribe(_)));
         let last = last.filter(|r| !matches!(r.ask, Ask::Subscribe(f) if f == carried)).map(|r| r.id);
         let done = |r: &Request| matches!(r.ask, Ask::Subscribe(_)) && Some(r.id) != last;
         let subscribed = self.waiting.iter().filter(|r| done(r)).map(|r| r.id).collect();
-        self.waiting.retain(|r| !done(r) && !matches!(r.ask, Ask::Ticket));
+        self.waiting.retain(|r| !done(r) && !r.ask.is_own());
         for request in &mut self.waiting {
             request.sendings = 0;
             request.due = Some(now);
@@ -230,6 +249,11 @@ impl Requests {
     /// A ticket is not wanted any more.
     pub(super) fn forget_ticket(&mut self) {
         self.waiting.retain(|r| !matches!(r.ask, Ask::Ticket));
+    }
+
+    /// Nor an answer to a look.
+    pub(super) fn forget_looks(&mut self) {
+        self.waiting.retain(|r| !matches!(r.ask, Ask::Look { .. }));
     }
 
     /// Names every deadline.

@@ -139,9 +139,9 @@ impl Device {
                     };
                     connection.write(out, None, Some(&subscribe), 0)
                 }
-                Ask::Endpoint { at } => {
+                Ask::Endpoint { .. } | Ask::Look { .. } => {
                     let link = ask.family().and_then(|family| self.links.open_of(LinkKind::Asking(family)));
-                    if let (Some(remote), Some(link)) = (*at, link) {
+                    if let (Some(remote), Some(link)) = (ask.remote(), link) {
                         own = Some(Path::new(link, remote));
                     }
                     let message = EndpointRequest { request };

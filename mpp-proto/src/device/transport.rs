@@ -3,8 +3,11 @@
 //! it, which takes its place as one with new keys does. So nothing is in two places, and an exchange proves the other way
 //! with full packets before anything depends on it.
 
+use alloc::vec::Vec;
+use core::net::SocketAddr;
 use core::time::Duration;
 
+use super::event::Family;
 use crate::ids::RequestId;
 use crate::random::Rng;
 use crate::time::Instant;
@@ -15,6 +18,10 @@ pub(super) const SILENCE: Duration = Duration::from_secs(3);
 const HEAD_START: Duration = Duration::from_millis(500);
 /// When UDP is tried again after the Web has taken over, and the longest time between trials.
 const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15 * 60));
+/// How often one small packet looks whether UDP is back, between trials.
+const LOOK: Duration = Duration::from_secs(55);
+/// So much sooner if something else is sent.
+const LOOK_EARLY: Duration = Duration::from_secs(30);
 /// Packets in a row that could not be sent, with nothing heard in between.
 const UNSENT: u8 = 2;
 
@@ -38,10 +45,26 @@ pub(super) struct Fallback {
     /// When UDP is tried again beside a connection over the Web, and the wait that led there.
     retry_at: Instant,
     retry_wait: Duration,
+    look: Look,
+    /// Where the last trial went in vain, and how many looks there have been since.
+    places: Vec<SocketAddr>,
+    looks: usize,
     /// The heartbeat for whose silence the Web was tried.
     tried: Option<RequestId>,
     /// Packets in a row that could not be sent.
     unsent: u8,
+}
+
+/// Looking whether UDP is back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Look {
+    /// No trial has failed yet, or one has that a look had called for: there, small packets say nothing.
+    #[default]
+    Off,
+    /// At this time.
+    At(Instant),
+    /// It was answered at this time: a trial is due.
+    Answered(Instant),
 }
 
 impl Fallback {
@@ -81,10 +104,14 @@ impl Fallback {
         let changed = self.transport != transport;
         self.transport = transport;
         match transport {
-            Transport::Udp => self.doubted = false,
+            Transport::Udp => {
+                self.doubted = false;
+                self.look = Look::Off;
+            }
             Transport::Web => {
                 self.doubted = true;
                 if changed {
+                    self.look = Look::Off;
                     self.retry_in(now, RETRY.0, rng);
                 }
             }
@@ -92,9 +119,16 @@ impl Fallback {
         changed
     }
 
-    /// UDP was tried beside the Web, and nobody answered.
-    pub(super) fn udp_failed(&mut self, now: Instant, rng: &mut Rng) {
-        self.retry_in(now, self.retry_wait.saturating_mul(2).clamp(RETRY.0, RETRY.1), rng);
+    /// UDP was tried beside the Web, at these addresses, and no connection came of it.
+    pub(super) fn udp_failed(&mut self, now: Instant, places: Vec<SocketAddr>, rng: &mut Rng) {
+        (self.places, self.looks) = (places, 0);
+        self.look = match self.look {
+            Look::Answered(_) => Look::Off,
+            Look::Off | Look::At(_) => Look::At(now + LOOK),
+        };
+        if self.retry_at <= now {
+            self.retry_in(now, self.retry_wait.saturating_mul(2).clamp(RETRY.0, RETRY.1), rng);
+        }
     }
 
     fn retry_in(&mut self, now: Instant, wait: Duration, rng: &mut Rng) {
@@ -103,8 +137,45 @@ impl Fallback {
     }
 
     /// When UDP is tried again beside a connection over the Web.
-    pub(super) const fn retry_at(&self) -> Instant {
-        self.retry_at
+    pub(super) fn retry_at(&self) -> Instant {
+        match self.look {
+            Look::Answered(at) => at.min(self.retry_at),
+            Look::Off | Look::At(_) => self.retry_at,
+        }
+    }
+
+    /// When there is a look whether UDP is back.
+    pub(super) const fn look_at(&self) -> Option<Instant> {
+        match self.look {
+            Look::At(at) => Some(at),
+            Look::Off | Look::Answered(_) => None,
+        }
+    }
+
+    /// Whether a look may go along with what wakes the device anyway, so as not to wake it soon after.
+    pub(super) fn may_look(&self, now: Instant) -> bool {
+        self.look_at().is_some_and(|at| at <= now + LOOK_EARLY)
+    }
+
+    /// Looks: one address of each family is asked, another one each time.
+    pub(super) fn look(&mut self, now: Instant) -> impl Iterator<Item = SocketAddr> + use<> {
+        let turn = self.looks;
+        self.looks = self.looks.wrapping_add(1);
+        self.look = Look::At(now + LOOK);
+        [Family::V4, Family::V6]
+            .map(|family| {
+                let of_family = || self.places.iter().filter(|place| Family::of(place) == family);
+                of_family().nth(turn % of_family().count().max(1)).copied()
+            })
+            .into_iter()
+            .flatten()
+    }
+
+    /// Somebody with the keys has answered a look.
+    pub(super) const fn udp_answers(&mut self, now: Instant) {
+        if matches!(self.look, Look::At(_)) {
+            self.look = Look::Answered(now);
+        }
     }
 
     /// The device is on another network: UDP is worth a trial at once.
@@ -113,6 +184,7 @@ impl Fallback {
         self.unsent = 0;
         self.retry_wait = Duration::ZERO;
         self.retry_at = now;
+        self.look = Look::Off;
     }
 }
 
@@ -138,15 +210,43 @@ mod tests {
             let wait = fallback.retry_at().since(now);
             waits.push((wait.as_secs_f64() / 60.0).ceil() as u32);
             now = fallback.retry_at();
-            fallback.udp_failed(now, &mut rng);
+            fallback.udp_failed(now, Vec::new(), &mut rng);
         }
         assert_eq!(waits, [1, 2, 4, 8, 15, 15, 15, 15]);
         assert!(!fallback.settle(now, Transport::Web, &mut rng), "new keys on the Web");
         assert!(fallback.retry_at().since(now) > RETRY.1 / 2, "that begins nothing anew");
         fallback.network_changed(now);
         assert_eq!(fallback.retry_at(), now);
-        fallback.udp_failed(now, &mut rng);
+        fallback.udp_failed(now, Vec::new(), &mut rng);
         assert!(fallback.retry_at().since(now) <= RETRY.0);
+    }
+
+    #[test]
+    fn one_look_that_was_answered_calls_for_one_trial() {
+        let (mut fallback, mut rng) = (Fallback::default(), rng());
+        fallback.settle(NOW, Transport::Web, &mut rng);
+        assert_eq!(fallback.look_at(), None, "the first trial comes as soon");
+        let places: Vec<SocketAddr> =
+            ["192.0.2.1:1", "[2001:db8::1]:2", "192.0.2.3:3"].map(|a| a.parse().unwrap()).into();
+        let mut now = fallback.retry_at();
+        fallback.udp_failed(now, places.clone(), &mut rng);
+        let (look_at, retry_at) = (fallback.look_at().unwrap(), fallback.retry_at());
+        assert_eq!(look_at, now + LOOK);
+        assert!(!fallback.may_look(now) && fallback.may_look(now + LOOK - LOOK_EARLY));
+        now = look_at;
+        assert_eq!(fallback.look(now).collect::<Vec<_>>(), [places[0], places[1]]);
+        assert_eq!(fallback.look(now).collect::<Vec<_>>(), [places[2], places[1]], "turn and turn about");
+        fallback.udp_answers(now);
+        assert_eq!((fallback.retry_at(), fallback.look_at()), (now, None));
+        // Only small packets pass.
+        fallback.udp_failed(now, places.clone(), &mut rng);
+        assert_eq!((fallback.retry_at(), fallback.look_at()), (retry_at, None));
+        fallback.udp_answers(now);
+        assert_eq!(fallback.retry_at(), retry_at, "a late answer");
+        fallback.udp_failed(retry_at, places, &mut rng);
+        assert!(fallback.look_at().is_some());
+        fallback.settle(retry_at, Transport::Udp, &mut rng);
+        assert_eq!(fallback.look_at(), None);
     }
 
     #[test]

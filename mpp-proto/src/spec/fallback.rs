@@ -12,10 +12,10 @@ use super::exchange::bytes_of;
 use super::host::{Asked, Host};
 use crate::channel::Event;
 use crate::device::{ConnectionState, DeviceEvent, Transport, WebAnswer, WebRequestId};
-use crate::ids::{Serial, StoreId};
+use crate::ids::{RequestId, Serial, StoreId};
 use crate::path::DropReason;
 use crate::time::{Instant, UnixTime};
-use crate::wire::{AnswerKind, Code, Header, Message, Posted, Step1, emit_answer};
+use crate::wire::{AnswerKind, Code, EndpointResponse, Header, Message, Posted, Step1, emit_answer};
 
 fn secs(s: u64) -> Duration {
     Duration::from_secs(s)
@@ -415,6 +415,78 @@ fn udp_is_tried_again_and_used_when_it_answers() {
     let sent = host.take();
     assert!(sent.iter().any(|p| is_step1(p)), "UDP at once");
     assert!(host.posts.iter().any(|p| p.wait.is_some()), "and the Web goes on");
+}
+
+// SPEC: R-udp-look
+#[test]
+fn a_small_packet_looks_whether_udp_is_back() {
+    let mut host = Host::with_web();
+    let mut waiting = host.connect_by_web();
+    let (mut looks, mut last, mut tried) = (0, host.now, false);
+    let look = loop {
+        // The request that waits is held to its end.
+        let mut sent = host.run((waiting.at + waiting.wait.unwrap()).since(host.now));
+        let status = host.status_by_web(&waiting);
+        host.web_answer(&waiting, &[status]);
+        sent.extend(host.run(Duration::ZERO));
+        waiting = host.posts.pop().unwrap();
+        let is_trial = sent.iter().any(|(_, p)| is_step1(p));
+        for (at, look) in sent.iter().filter(|(_, p)| !is_step1(p)) {
+            assert!(tried, "the first trial comes as soon");
+            assert!(at.since(last) <= secs(60), "{:?} after the one before", at.since(last));
+            assert!(look.len() <= 100 && question(&host, look).is_some());
+            assert!(!host.open(look).unwrap().header.web);
+            (looks, last) = (looks + 1, *at);
+        }
+        if is_trial {
+            (tried, last) = (true, last.max(sent.iter().map(|(at, _)| *at).max().unwrap()));
+        } else if looks >= 20 {
+            break sent.pop().unwrap().1;
+        }
+    };
+    // Copied to where it is not from, and as it is; the application hears nothing of it.
+    let endpoint = "198.51.100.1:4444".parse().unwrap();
+    let answer =
+        bytes_of(&EndpointResponse { request: question(&host, &look).unwrap(), endpoint, echo: None });
+    let header = host.header();
+    let answer = host.seal(&header, &[], &answer);
+    host.web_answer(&waiting, core::slice::from_ref(&answer));
+    assert!(!host.take().iter().any(|p| is_step1(p)), "by Web it says nothing");
+    assert_eq!(host.put_asked(&answer), crate::path::Disposition::Accepted);
+    assert!(host.take().iter().any(|p| is_step1(p)), "a trial at once");
+    assert!(!host.events.iter().any(|e| matches!(e, DeviceEvent::Endpoint { .. })));
+}
+
+/// What is asked in an EndpointRequest of the device's.
+fn question(host: &Host, packet: &[u8]) -> Option<RequestId> {
+    match Message::parse(&host.open(packet)?.fragment) {
+        Ok(Message::EndpointRequest(asked)) => Some(asked.request),
+        _ => None,
+    }
+}
+
+/// The way by Web is in trouble: what comes over another socket does not end the search for one that works.
+#[test]
+fn an_answer_over_another_socket_says_nothing_of_the_connection() {
+    let mut host = Host::with_web();
+    let mut waiting = host.connect_by_web();
+    let asked = host.device.query_endpoint_at(host.now, super::host::service()).unwrap();
+    let question = host.take().remove(0);
+    for _ in 0..2 {
+        host.web_failed(&waiting);
+        waiting = host.post_within(secs(5));
+    }
+    assert_eq!(host.device.state(), ConnectionState::Unacknowledged);
+    assert!(is_step1(&waiting.packet), "another connection is tried for");
+    let endpoint = "198.51.100.1:4444".parse().unwrap();
+    let answer = bytes_of(&EndpointResponse { request: asked, endpoint, echo: None });
+    let header = host.header();
+    let answer = host.seal(&header, &[], &answer);
+    assert_eq!(host.put_asked(&answer), crate::path::Disposition::Accepted);
+    assert!(self::question(&host, &question).is_some());
+    assert_eq!(host.device.state(), ConnectionState::Unacknowledged);
+    assert!(host.run(secs(4)).iter().any(|(_, p)| is_step1(p)), "it goes on");
+    assert!(host.events.contains(&DeviceEvent::Endpoint { request: asked, endpoint }));
 }
 
 // SPEC: R-web-after-silence

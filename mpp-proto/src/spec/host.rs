@@ -48,6 +48,8 @@ pub(super) struct Host {
     /// Whether there is a Web client, once the device has asked for one.
     pub(super) has_web: bool,
     web: Option<LinkId>,
+    /// The socket for questions, if one is open.
+    asking: Option<LinkId>,
     /// The Web requests that the device has made.
     pub(super) posts: Vec<Asked>,
 }
@@ -104,6 +106,7 @@ impl Host {
             refresh_after: Duration::from_secs(86_400),
             has_web: false,
             web: None,
+            asking: None,
             posts: Vec::new(),
         }
     }
@@ -149,11 +152,16 @@ impl Host {
                         self.web = Some(link);
                         self.device.handle_link(self.now, link, LinkState::Open { local: service() });
                     }
+                    DeviceEvent::OpenLink { link, kind: LinkKind::Asking(_) } => {
+                        self.asking = Some(link);
+                        self.device.handle_link(self.now, link, LinkState::Open { local: service() });
+                    }
                     DeviceEvent::OpenLink { link, .. } => {
                         self.device.handle_link(self.now, link, LinkState::Failed);
                     }
                     DeviceEvent::CloseLink(link) => {
                         self.web.take_if(|web| *web == link);
+                        self.asking.take_if(|asking| *asking == link);
                     }
                     _ => {}
                 }
@@ -210,7 +218,16 @@ impl Host {
 
     /// A packet arrives at the device.
     pub(super) fn put(&mut self, packet: &[u8]) -> Disposition {
-        let path = Path::new(self.link, self.service);
+        self.put_at(self.link, packet)
+    }
+
+    /// It answers a question that was asked over a socket of its own.
+    pub(super) fn put_asked(&mut self, packet: &[u8]) -> Disposition {
+        self.put_at(self.asking.expect("there is such a socket"), packet)
+    }
+
+    fn put_at(&mut self, link: LinkId, packet: &[u8]) -> Disposition {
+        let path = Path::new(link, self.service);
         let mut packet = packet.to_vec();
         self.device.handle_datagram(self.now, Datagram { path, payload: &mut packet })
     }
