@@ -253,6 +253,11 @@ impl Log {
         self.ring.front().map(|e| e.serial)
     }
 
+    /// Whether the event with this serial waits in the ring.
+    pub(crate) fn holds(&self, serial: Serial) -> bool {
+        self.ring.binary_search_by_key(&serial, |e| e.serial).is_ok()
+    }
+
     /// Removes what has expired.
     pub(crate) fn expire(&mut self, now: Instant) -> Removed {
         let mut removed = Removed::default();

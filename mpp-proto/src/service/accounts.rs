@@ -255,7 +255,7 @@ impl Accounts {
         // Names of events that are gone are swept out once they are the majority.
         if self.order.len() > 1024 + 2 * self.events {
             let logs = &self.logs;
-            self.order.retain(|(log, serial)| logs[*log].oldest().is_some_and(|oldest| *serial >= oldest));
+            self.order.retain(|(log, serial)| logs[*log].holds(*serial));
         }
     }
 }
@@ -272,4 +272,46 @@ fn draw_epoch(rng: &mut Rng) -> Epoch {
 /// A serial that no packet could carry is a mistake of the host.
 fn within(serial: Serial) -> Result<(), PublishError> {
     if serial <= Serial::MAX { Ok(()) } else { Err(PublishError::Serial { got: serial }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use super::*;
+    use crate::channel::CollapseKey;
+    use crate::crypto::ServiceSecret;
+    use crate::ids::StoreId;
+    use crate::random::Seed;
+
+    const NOW: Instant = Instant::from_micros(5_000_000);
+
+    /// The channels of a service with these limits, and one of them.
+    fn accounts(limit: impl FnOnce(&mut ServiceConfig)) -> (Accounts, u32) {
+        let mut config = ServiceConfig::new(ServiceSecret::new([9; 32]), vec![]);
+        limit(&mut config);
+        let mut rng = Rng::new(Seed::new([1; 32]));
+        let mut accounts = Accounts::new(config.into(), &mut rng);
+        let alice = accounts.open(&AccountHead::new(AccountId::of("alice")), &mut rng).unwrap();
+        (accounts, alice)
+    }
+
+    fn event(size: usize) -> Event {
+        Event::with_payload(StoreId::INBOUND, vec![0; size].into())
+    }
+
+    // SPEC: R-ring-order
+    /// One event stays, so that what is replaced after it is never older than all that waits.
+    #[test]
+    fn the_order_of_events_forgets_what_is_gone() {
+        let (mut accounts, alice) = accounts(|_| ());
+        accounts.append(NOW, alice, event(5), Writer::Service).unwrap();
+        for _ in 0..5000 {
+            let mut value = event(1);
+            value.key = Some(CollapseKey::new(b"k").unwrap());
+            accounts.append(NOW, alice, value, Writer::Service).unwrap();
+            assert!(accounts.order.len() <= 1024 + 2 * 2, "{}", accounts.order.len());
+        }
+        assert_eq!((accounts.events, accounts.bytes), (2, 6));
+    }
 }
