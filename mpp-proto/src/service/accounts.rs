@@ -193,7 +193,7 @@ impl Accounts {
             self.order.push_back((at, serial));
         }
         self.note(&removed);
-        self.hold_total();
+        self.hold_total(now);
         let account = &mut self.slab[index];
         account.urgent |= urgent;
         account.dirty |= wakes;
@@ -243,14 +243,22 @@ impl Accounts {
     }
 
     /// Drops the oldest events of all channels until their payloads fit into what all may take together.
-    fn hold_total(&mut self) {
+    fn hold_total(&mut self, now: Instant) {
         while self.bytes > self.config.ring_bytes_total {
-            let Some((log, serial)) = self.order.pop_front() else { break };
-            if self.logs[log].oldest() == Some(serial) {
-                let mut removed = Removed::default();
-                self.logs[log].drop_oldest(&mut removed);
-                self.note(&removed);
+            let Some((at, serial)) = self.order.front().copied() else { break };
+            let log = &mut self.logs[at];
+            let mut removed = Removed::default();
+            if log.oldest() == Some(serial) {
+                // What has outlived its time is in the way, but it is no loss.
+                removed = log.expire(now);
+                if removed.events() == 0 {
+                    log.drop_oldest(&mut removed);
+                }
             }
+            if log.oldest() != Some(serial) {
+                self.order.pop_front();
+            }
+            self.note(&removed);
         }
         // Names of events that are gone are swept out once they are the majority.
         if self.order.len() > 1024 + 2 * self.events {
@@ -276,12 +284,13 @@ fn within(serial: Serial) -> Result<(), PublishError> {
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
     use std::vec;
 
     use super::*;
     use crate::channel::CollapseKey;
     use crate::crypto::ServiceSecret;
-    use crate::ids::StoreId;
+    use crate::ids::{StoreId, StoreSet};
     use crate::random::Seed;
 
     const NOW: Instant = Instant::from_micros(5_000_000);
@@ -313,5 +322,31 @@ mod tests {
             assert!(accounts.order.len() <= 1024 + 2 * 2, "{}", accounts.order.len());
         }
         assert_eq!((accounts.events, accounts.bytes), (2, 6));
+    }
+
+    // SPEC: R-expired-no-gap
+    #[test]
+    fn what_has_outlived_its_time_is_not_pushed_out() {
+        let (mut accounts, alice) = accounts(|config| config.ring_bytes_total = 20_000);
+        let bob = AccountHead::new(AccountId::of("bob"));
+        let bob = accounts.open(&bob, &mut Rng::new(Seed::new([2; 32]))).unwrap();
+        let later = NOW + Duration::from_secs(60);
+        let append = |accounts: &mut Accounts, at, account, event| {
+            accounts.append(at, account, event, Writer::Service).unwrap();
+        };
+        append(&mut accounts, NOW, alice, event(10_000).ttl(Duration::from_secs(5)));
+        append(&mut accounts, NOW, alice, event(2000));
+        // Alice's ring is not looked at before this one needs its room.
+        append(&mut accounts, later, bob, event(12_000));
+        let Removed { expired, dropped, .. } = accounts.removed;
+        assert_eq!((expired, dropped, accounts.bytes), (1, 0, 14_000));
+        let lost = accounts.log(alice).lost(Serial::ZERO, StoreSet::ALL, StoreSet::ALL);
+        assert!(lost.is_empty(), "{lost:?}");
+        append(&mut accounts, later, bob, event(8000));
+        assert_eq!(
+            (accounts.removed.dropped, accounts.bytes),
+            (1, 20_000),
+            "the one that lives goes when it has to"
+        );
     }
 }
