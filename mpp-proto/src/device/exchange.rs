@@ -310,7 +310,8 @@ impl Device {
 /// What an exchange said, until the connection is confirmed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
-    epoch: Epoch,
+    /// The history that goes on over it.
+    pub(super) epoch: Epoch,
     /// The filter that it carried.
     filter: StoreSet,
     /// Whether a connection went on meanwhile.

@@ -6,7 +6,7 @@ use super::event::{ConnectionState, DeviceEvent, LinkKind};
 use super::phase::{Phase, Successor};
 use super::requests::{self, Ask};
 use super::transport::{SILENCE, Transport};
-use crate::ids::Serial;
+use crate::ids::{Epoch, Serial};
 use crate::path::{Path, Transmit};
 use crate::time::Instant;
 use crate::wire::{
@@ -102,9 +102,10 @@ impl Device {
         self.write_next(now, out, Transport::Udp).map(|(own, len)| (own.unwrap_or(path), len))
     }
 
-    /// What has been received, and what the application has dealt with.
-    pub(super) fn marks(&self) -> (Serial, Serial) {
-        (self.inbox.received().position, self.position())
+    /// What heartbeats say.
+    pub(super) fn marks(&self) -> Marks {
+        let received = self.inbox.received();
+        Marks { epoch: received.epoch, received: received.position, position: self.position() }
     }
 
     /// What is to be said next over the connection in use, beside heartbeats; where to, if not to where that goes.
@@ -198,13 +199,26 @@ impl Device {
     }
 }
 
+/// What the device has of a history.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marks {
+    epoch: Epoch,
+    /// Everything up to here has been received.
+    received: Serial,
+    /// Everything up to here the application has dealt with.
+    position: Serial,
+}
+
 /// A heartbeat: what has been received and what the application has dealt with.
 pub(super) fn write_heartbeat(
     connection: &mut Connection,
     out: &mut [u8],
     heartbeat: Heartbeat,
-    (mark, position): (Serial, Serial),
+    marks: Marks,
 ) -> usize {
+    // Of a history that begins with this connection the device has nothing, as long as it is not confirmed.
+    let enters = connection.facts.is_some_and(|facts| facts.epoch != marks.epoch);
+    let (mark, position) = if enters { Default::default() } else { (marks.received, marks.position) };
     let heartbeat = Heartbeat { mark, position, ..heartbeat };
     connection.write(out, None, Some(&heartbeat), 0)
 }

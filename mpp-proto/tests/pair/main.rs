@@ -7,6 +7,7 @@ mod delivery;
 mod endpoint;
 mod extremes;
 mod harness;
+mod histories;
 mod netcheck;
 mod paths;
 mod posts;
