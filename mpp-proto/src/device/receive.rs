@@ -185,14 +185,11 @@ impl Device {
             }
             Seen::New => {}
         }
-        connection.count(header);
-        if !connection.confirmed {
-            connection.confirmed = true;
-            self.confirmed(now);
-        }
-        // What gets through to another socket says nothing of the connection's own path.
-        if !is_aside(via) {
-            self.heard(now);
+        // What finds no room is not kept, so each copy of it looks new: that the service is there, only one shows that is
+        // ahead of all before.
+        let ahead = connection.is_ahead(header);
+        if ahead {
+            self.news(now, header, via);
         }
         for extension in plaintext.extensions {
             let Some(connection) = self.phase.connection_mut() else { return };
@@ -204,10 +201,25 @@ impl Device {
                 PacketExtension::PathResponse(_) => {}
             }
         }
-        self.receive_fragment(now, header, plaintext.fragment, via);
+        self.receive_fragment(now, header, plaintext.fragment, via, ahead);
     }
 
-    fn receive_fragment(&mut self, now: Instant, header: &Header, fragment: &[u8], via: Via) {
+    /// A packet has come that cannot be a copy.
+    fn news(&mut self, now: Instant, header: &Header, via: Via) {
+        let Some(connection) = self.phase.connection_mut() else { return };
+        connection.count(header);
+        if !connection.confirmed {
+            connection.confirmed = true;
+            self.confirmed(now);
+        }
+        // What gets through to another socket says nothing of the connection's own path.
+        if !is_aside(via) {
+            self.heard(now);
+        }
+    }
+
+    /// Keeps a fragment, and reads the message that it completes. `ahead`: that it came has been noted.
+    fn receive_fragment(&mut self, now: Instant, header: &Header, fragment: &[u8], via: Via, ahead: bool) {
         let Some(connection) = self.phase.connection_mut() else { return };
         // What the application has no room for is not kept, so the service goes on owing it.
         let last = header.count == 1 || connection.would_complete(header);
@@ -219,24 +231,32 @@ impl Device {
         if header.count == 1 {
             connection.keep(header);
             connection.want_ack(now, header, false);
+            if !ahead {
+                self.news(now, header, via);
+            }
             if !fragment.is_empty() {
                 self.receive_message(now, fragment, via);
             }
             return;
         }
-        match connection.keep_fragment(now, header, fragment) {
-            Fragment::Inconsistent => self.protocol_error(now),
+        let message = match connection.keep_fragment(now, header, fragment) {
+            Fragment::Inconsistent => return self.protocol_error(now),
             Fragment::Partial if connection.judge(header) == Seen::New => {
                 self.stats.refused += 1;
                 connection.turn_away(header);
+                return;
             }
-            Fragment::Partial => connection.want_ack(now, header, false),
-            Fragment::Complete(message) => {
-                connection.want_ack(now, header, false);
-                self.receive_message(now, &message, via);
-                if let Some(connection) = self.phase.connection_mut() {
-                    connection.reuse(message);
-                }
+            Fragment::Partial => None,
+            Fragment::Complete(message) => Some(message),
+        };
+        connection.want_ack(now, header, false);
+        if !ahead {
+            self.news(now, header, via);
+        }
+        if let Some(message) = message {
+            self.receive_message(now, &message, via);
+            if let Some(connection) = self.phase.connection_mut() {
+                connection.reuse(message);
             }
         }
     }

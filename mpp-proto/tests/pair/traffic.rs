@@ -181,3 +181,28 @@ fn a_host_that_takes_no_packets_is_not_filled_up() {
     let waiting = service_output(&mut pair.service, pair.now).len();
     assert!((1..=4096).contains(&waiting), "{waiting}");
 }
+
+// SPEC: R-unkept-copies
+/// A notification that had no room is sent again and again by somebody else, while the service is gone.
+#[test]
+fn copies_of_what_was_not_kept_are_no_sign_of_life() {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(1));
+    pair.busy = true;
+    for _ in 0..70 {
+        pair.publish(Event::changed(StoreId::INBOUND));
+        pair.run(Duration::from_millis(200));
+    }
+    let refused = pair.device.stats().refused;
+    assert!(refused > 0);
+    let copy = pair.log.iter().rfind(|(from, _)| from.is_none()).unwrap().1.clone();
+    pair.cut = true;
+    for _ in 0..60 {
+        pair.run(Duration::from_secs(1));
+        pair.astray = vec![copy.clone()];
+        pair.deliver_astray();
+    }
+    assert!(pair.device.stats().refused > refused + 10, "it looked new");
+    let lost = |e: &DeviceEvent| matches!(e, DeviceEvent::Disconnected { .. });
+    assert!(pair.events.iter().any(lost), "{:?}", pair.events);
+}

@@ -398,7 +398,12 @@ impl Connection {
         now.since(self.agreed_at) >= SETTLED
     }
 
-    /// Counts a packet that was opened and is no duplicate.
+    /// Whether the service has sent this after everything that has come so far.
+    pub(super) const fn is_ahead(&self, header: &Header) -> bool {
+        header.number >= self.end
+    }
+
+    /// Counts a packet that was opened and is no copy of another.
     pub(super) fn count(&mut self, header: &Header) {
         self.opened = self.opened.saturating_add(1);
         self.end = self.end.max(header.number.saturating_add(1));
