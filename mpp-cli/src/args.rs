@@ -29,7 +29,7 @@ Examples:
   mpp ticket alice@example.com --device phone > t      terminal 2: a ticket for a device,
   mpp watch @t                                           and the device
   mpp post alice@example.com \"hello\"                   terminal 3: tell her devices
-  mpp netcheck @t                                      does UDP work here, and what does the NAT do?
+  mpp netcheck @t                                      do UDP and the Web work here, and what does the NAT do?
 
 Exit codes: 0 done, 1 failed, 2 wrong call, 3 the ticket is no good (get a new one), 4 no service is running."
 )]
@@ -183,7 +183,8 @@ pub(crate) struct EndpointArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 What is not known is called unknown, and never guessed. A mapping is called what RFC 4787 calls it; to know more of
-it takes a second address or port of the service ('mpp serve' opens port 15098 for that).
+it takes a second address or port of the service ('mpp serve' opens port 15098 for that). Of the Web it is asked
+whether the service answers there, and proves to be it: that is how notifications come where UDP does not pass.
 
 How long the network remembers a silent socket is measured by being silent, for 25, 55, 110 and 240 seconds, twice
 if that was too long: up to twelve minutes in all. Ctrl-C ends it, and what is known by then is reported; --up-to 0
@@ -200,6 +201,9 @@ pub(crate) struct NetcheckArgs {
     /// The longest silence to try; 0 is none
     #[arg(long, value_name = "DURATION", default_value = "240s", value_parser = parse_duration)]
     pub(crate) up_to: Duration,
+    /// Trust these certificates (PEM) too if the ticket names a Web Service with https
+    #[arg(long, value_name = "FILE")]
+    pub(crate) web_roots: Option<PathBuf>,
     /// Measure even if the device is connected elsewhere, and end that connection for good
     #[arg(long)]
     pub(crate) take_over: bool,

@@ -15,7 +15,7 @@ use crate::ticket;
 pub(crate) async fn run(args: EndpointArgs) -> Outcome<()> {
     let ticket = ticket::read(&args.ticket)?;
     let mut stop = Stop::new()?;
-    let mut check = Netcheck::new(ticket.clone());
+    let mut check = Netcheck::new(ticket.clone()).without_web();
     // Only as long as it takes to know that.
     while !is_known(&check.report()) {
         tokio::select! {

@@ -18,6 +18,7 @@ mod text;
 mod ticket;
 mod watch;
 mod web;
+mod web_roots;
 
 use std::process::ExitCode;
 

@@ -1,11 +1,11 @@
-//! `mpp netcheck`: what the network does to this machine's packets.
+//! `mpp netcheck`: what the network does to this machine's packets, and whether the Web leads to the service.
 
 mod lifetime;
 mod progress;
 pub(crate) mod words;
 
 use mpp_tokio::Netcheck;
-use mpp_tokio::proto::{InUse, NetcheckReport, Ticket, TicketCheck, Udp};
+use mpp_tokio::proto::{Answers, InUse, NetcheckReport, Ticket, TicketCheck, Udp};
 
 use crate::args::NetcheckArgs;
 use crate::failure::{Failure, Outcome};
@@ -14,6 +14,7 @@ use crate::serve::Stop;
 use crate::text::printable;
 use crate::ticket;
 use crate::watch::refusal;
+use crate::web_roots;
 use progress::Progress;
 
 pub(crate) async fn run(args: NetcheckArgs) -> Outcome<()> {
@@ -21,6 +22,9 @@ pub(crate) async fn run(args: NetcheckArgs) -> Outcome<()> {
     let mut stop = Stop::new()?;
     let mut progress = Progress::new();
     let mut check = Netcheck::new(ticket.clone());
+    if let Some(path) = &args.web_roots {
+        check = check.web_roots(&web_roots::read(path)?).map_err(|e| web_roots::none_in(path, e))?;
+    }
     let mut interrupted = false;
     loop {
         tokio::select! {
@@ -42,9 +46,12 @@ pub(crate) async fn run(args: NetcheckArgs) -> Outcome<()> {
     if !args.json {
         words::lines(&report).iter().try_for_each(output::line)?;
     }
-    let works = report.udp() == Udp::Works && !is_refused(&report);
+    let by_udp = report.udp() == Udp::Works;
+    let works = (by_udp || report.web == Answers::Yes) && !is_refused(&report);
     let why = if interrupted || !works || args.up_to.is_zero() {
         None
+    } else if !by_udp {
+        Some("UDP does not get through".to_owned())
     } else if report.in_use != InUse::No && !args.take_over {
         Some("it takes a connection, and the device is connected: --take-over ends that one".to_owned())
     } else {
@@ -89,6 +96,7 @@ pub(crate) fn failure(report: &NetcheckReport, ticket: &Ticket) -> Failure {
     }
     let endpoints: Vec<_> = ticket.endpoints().iter().map(ToString::to_string).collect();
     let endpoints = printable(&endpoints.join(", "));
+    let nor_by_web = if report.web == Answers::No { ", nor by Web" } else { "" };
     Failure::new(match report.udp() {
         Udp::NoService if !report.unresolved.is_empty() => {
             let names = printable(&report.unresolved.join(", "));
@@ -96,10 +104,11 @@ pub(crate) fn failure(report: &NetcheckReport, ticket: &Ticket) -> Failure {
         }
         Udp::NoRoute => format!("no way to {endpoints}: is this machine online?"),
         Udp::OnlySmall => format!(
-            "{endpoints} answers short packets, but none of 1200 bytes: look for a tunnel (VPN) or a firewall on the way"
+            "{endpoints} answers short packets, but none of 1200 bytes{nor_by_web}: look for a tunnel (VPN) or a firewall on the way"
         ),
         Udp::Blocked => format!(
-            "no answer from {endpoints}: is the service running, and does a firewall here or there let UDP through?"
+            "no answer from {endpoints}{nor_by_web}: is the service running, and does a firewall here or there let UDP \
+             through?"
         ),
         _ => format!("{endpoints} could not be asked: try again"),
     })

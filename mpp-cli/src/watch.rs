@@ -4,9 +4,7 @@ mod show;
 
 pub(crate) use show::refusal;
 
-use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use mpp_tokio::proto::{DisconnectReason, Notification, NotificationKind, Ticket};
@@ -14,19 +12,17 @@ use mpp_tokio::{Client, ClientEvent, ClientEvents};
 use tokio::time::{Instant, sleep_until};
 
 use crate::args::WatchArgs;
-use crate::failure::{Failure, Outcome, reason};
+use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::resume::ResumeFile;
 use crate::serve::Stop;
 use crate::state::StateDir;
 use crate::ticket;
+use crate::web_roots;
 use show::Show;
 
 /// After this time without a connection a person wants to know what is the matter.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A system's whole list of certificates is some hundred kilobytes.
-const MAX_ROOTS: u64 = 4 * 1024 * 1024;
 
 pub(crate) async fn run(args: WatchArgs) -> Outcome<()> {
     let ticket = ticket::read(&args.ticket)?;
@@ -42,9 +38,7 @@ pub(crate) async fn run(args: WatchArgs) -> Outcome<()> {
         builder = builder.without_web();
     }
     if let Some(path) = &args.web_roots {
-        builder = builder
-            .web_roots(&roots(path)?)
-            .map_err(|e| Failure::new(format_args!("no certificates in {}: {e}", path.display())))?;
+        builder = builder.web_roots(&web_roots::read(path)?).map_err(|e| web_roots::none_in(path, e))?;
     }
     if let Some(resume) = resume {
         builder = builder.resume(resume);
@@ -71,18 +65,6 @@ pub(crate) async fn run(args: WatchArgs) -> Outcome<()> {
         () = stop.wait() => {}
     }
     outcome
-}
-
-/// The content of a file of certificates.
-fn roots(path: &Path) -> Outcome<Vec<u8>> {
-    let failed = |e: std::io::Error| {
-        Failure::new(format_args!("cannot read the certificates in {}: {}", path.display(), reason(&e)))
-    };
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_ROOTS).read_to_end(&mut bytes))
-        .map_err(failed)?;
-    Ok(bytes)
 }
 
 struct Watch {

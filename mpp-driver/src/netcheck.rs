@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use futures_core::Stream;
 use mpp_proto::{Datagram, LinkId, LinkState, NetcheckEvent, NetcheckReport, Path, ResolveId, Ticket};
 
-use crate::client::Shared;
+use crate::client::{Settings, Shared};
 use crate::clock::{Clock, civil};
 use crate::drive::ROUNDS;
 use crate::resolve::Lookups;
@@ -19,11 +19,16 @@ use crate::seed::seed;
 use crate::socket::{Inbox, Link, Outgoing, UdpSocket, any_address, source_of};
 use crate::stats::Counters;
 use crate::wake::{Alarm, Guarded};
+use web::Requests;
+
+#[cfg_attr(not(feature = "web"), path = "netcheck/no_web.rs")]
+mod web;
 
 /// Lookups that have come back, and who waits for them.
 type Mail = Guarded<(Vec<(ResolveId, Vec<SocketAddr>)>, Option<Waker>)>;
 
-/// A look at the network: what it does to the UDP packets of this machine, asked of the service of a ticket.
+/// A look at the network: what it does to the UDP packets of this machine, asked of the service of a ticket, and whether the
+/// service can be reached by Web too (with the feature `web`).
 ///
 /// It is a [`Stream`] of reports, each of which says more than the one before, until the last one is
 /// [complete](NetcheckReport::complete); that takes 2 to 5 seconds, 11 at worst. It does its work while it is polled, and ends with its
@@ -45,6 +50,7 @@ pub struct Netcheck<R = AnyRuntime> {
     outgoing: Outgoing,
     counters: Arc<Counters>,
     lookups: Lookups,
+    web: Requests,
     mail: Arc<Mail>,
     /// The client beside which it is done.
     client: Option<Arc<Shared>>,
@@ -59,7 +65,7 @@ impl<R: Runtime + Default> Netcheck<R> {
     /// # Panics
     /// Outside of the runtime, and if the system has no random bytes to give.
     pub fn new(ticket: Ticket) -> Self {
-        Self::start(Arc::new(R::default()), ticket)
+        Self::start(Arc::new(R::default()), ticket, Settings::default())
     }
 }
 
@@ -69,12 +75,12 @@ impl Netcheck<AnyRuntime> {
     /// # Panics
     /// If the system has no random bytes to give.
     pub fn new_on(runtime: Arc<dyn Runtime>, ticket: Ticket) -> Self {
-        Self::start(runtime, ticket)
+        Self::start(runtime, ticket, Settings::default())
     }
 }
 
 impl<R> Netcheck<R> {
-    pub(crate) fn start(runtime: Arc<dyn Runtime>, ticket: Ticket) -> Self {
+    fn start(runtime: Arc<dyn Runtime>, ticket: Ticket, web: Settings) -> Self {
         let clock = Clock::start(runtime);
         Self {
             check: mpp_proto::Netcheck::new(ticket, seed(), clock.now(), civil()),
@@ -85,6 +91,7 @@ impl<R> Netcheck<R> {
             outgoing: Outgoing::new(),
             counters: Arc::default(),
             lookups: Lookups::default(),
+            web: Requests::new(web),
             mail: Arc::new(Guarded::new((Vec::new(), None))),
             client: None,
             news: false,
@@ -92,10 +99,30 @@ impl<R> Netcheck<R> {
         }
     }
 
+    /// Does not ask by Web, of which the report then says that it is unknown. Default: it does if the feature `web` is
+    /// there.
+    #[cfg(feature = "web")]
+    #[must_use]
+    pub fn without_web(mut self) -> Self {
+        self.web.settings().off = true;
+        self
+    }
+
+    /// Trusts these certificates too when it asks over TLS (`https`), as
+    /// [`ClientBuilder::web_roots`](crate::ClientBuilder::web_roots) does.
+    ///
+    /// # Errors
+    /// [`RootError`](crate::RootError) if it holds no certificate, or something else.
+    #[cfg(feature = "web-tls")]
+    pub fn web_roots(mut self, certificates: &[u8]) -> Result<Self, crate::RootError> {
+        self.web.settings().add_roots(certificates)?;
+        Ok(self)
+    }
+
     /// Beside a client, whose connection is reported too.
     pub(crate) fn beside(client: Arc<Shared>) -> Self {
         let ticket = client.state.with(|s, _| s.device.ticket().clone());
-        let check = Self::start(client.clock.runtime().clone(), ticket);
+        let check = Self::start(client.clock.runtime().clone(), ticket, client.web.clone());
         Self { client: Some(client), ..check }
     }
 
@@ -127,11 +154,13 @@ impl<R> Netcheck<R> {
             }
             if self.check.is_complete() {
                 self.links.clear();
+                self.web.close();
                 return Poll::Ready(None);
             }
             if !more {
                 let rest = Link::rested(&self.links);
-                let next = mpp_proto::Instant::earliest(self.check.poll_timeout().map(|w| w.at), rest);
+                let next = self.check.poll_timeout().map(|w| w.at);
+                let next = [rest, self.web.deadline()].into_iter().fold(next, mpp_proto::Instant::earliest);
                 ready!(self.alarm.poll(cx, next));
             }
         }
@@ -173,7 +202,8 @@ impl<R> Netcheck<R> {
                 _ => self.news = true,
             }
         }
-        let Self { check, clock, links, .. } = self;
+        let Self { check, clock, links, lookups, counters, .. } = self;
+        more |= self.web.exchange(cx, check, clock, lookups, counters);
         more |= self.outgoing.poll_send(cx, links, ROUNDS, |out| check.poll_transmit(clock.now(), out));
         more
     }

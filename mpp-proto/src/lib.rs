@@ -100,7 +100,7 @@ pub use ids::{
 pub use keepalive::IntervalReason;
 pub use netcheck::{
     Answers, Destination, FamilyReport, Filtering, InUse, Loss, Mapping, Netcheck, NetcheckEvent,
-    NetcheckReport, Ports, RoundTrips, TicketCheck, Translation, Udp, Verdict,
+    NetcheckReport, Ports, RoundTrips, TicketCheck, Translation, Udp, Verdict, WebDestination, WebSeen,
 };
 pub use path::{Datagram, Disposition, DropReason, LinkId, Path, Transmit};
 pub use random::Seed;

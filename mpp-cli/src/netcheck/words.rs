@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use mpp_tokio::proto::{
     Answers, Family, FamilyReport, InUse, IntervalReason, Loss, Mapping, NetcheckReport, Ports, RoundTrips,
-    TicketCheck, Translation, Udp,
+    TicketCheck, Translation, Udp, WebDestination, WebSeen,
 };
 use serde_json::{Value, json};
 
-use crate::text::duration;
+use crate::text::{duration, printable};
 
 /// What is said of everything that has not been measured.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -87,6 +87,46 @@ fn answers(answers: Answers) -> &'static str {
     }
 }
 
+fn web_name(web: Answers) -> &'static str {
+    match web {
+        Answers::No => "does-not",
+        Answers::Yes => "works",
+        _ => UNKNOWN,
+    }
+}
+
+/// The name of what answers by Web, and what it says to people.
+fn web_seen(seen: WebSeen) -> (&'static str, String) {
+    let (name, words) = match seen {
+        WebSeen::Nobody => ("nobody", "no connection, or no answer"),
+        WebSeen::Stranger => {
+            ("stranger", "an answer, but not the service's: does this network want a login first?")
+        }
+        WebSeen::Service => ("service", "the service"),
+        WebSeen::Status(status) => {
+            return ("status", format!("HTTP status {status}, which is not the service's answer"));
+        }
+        _ => (UNKNOWN, UNKNOWN),
+    };
+    (name, words.to_owned())
+}
+
+/// What is known of the Web, and where it led to nothing.
+fn web(report: &NetcheckReport, lines: &mut Vec<String>) {
+    let at = report.web_destinations.iter().find(|d| d.seen == WebSeen::Service);
+    let web = match (report.web, at) {
+        (Answers::Yes, Some(at)) => format!("works, at {}", printable(&at.base)),
+        (Answers::No, _) => "does not work".to_owned(),
+        _ => UNKNOWN.to_owned(),
+    };
+    lines.push(format!("{:<13} {web}", "Web"));
+    for other in
+        report.web_destinations.iter().filter(|d| !matches!(d.seen, WebSeen::Service | WebSeen::Unknown))
+    {
+        lines.push(format!("  {}: {}", printable(&other.base), web_seen(other.seen).1));
+    }
+}
+
 fn in_use(in_use: InUse) -> &'static str {
     match in_use {
         InUse::No => "no",
@@ -143,11 +183,11 @@ pub(crate) fn lines(report: &NetcheckReport) -> Vec<String> {
     family("IPv4", &report.v4, &mut lines);
     family("IPv6", &report.v6, &mut lines);
     for name in &report.unresolved {
-        lines.push(format!("{:<13} {} cannot be looked up", "name", crate::text::printable(name)));
+        lines.push(format!("{:<13} {} cannot be looked up", "name", printable(name)));
     }
     lines.push(format!("{:<13} {}", "ticket", ticket(report.ticket)));
     lines.push(format!("{:<13} {}", "in use", in_use(report.in_use)));
-    lines.push(format!("{:<13} {}", "Web", answers(report.web)));
+    web(report, &mut lines);
     lines
 }
 
@@ -232,6 +272,14 @@ fn family_json(part: &FamilyReport) -> Value {
     })
 }
 
+fn web_json(destination: &WebDestination) -> Value {
+    let status = match destination.seen {
+        WebSeen::Status(status) => Some(status),
+        _ => None,
+    };
+    json!({ "base": &*destination.base, "seen": web_seen(destination.seen).0, "status": status })
+}
+
 fn millis(d: Duration) -> u64 {
     micros(d) / 1000
 }
@@ -263,7 +311,8 @@ pub(crate) fn object(report: &NetcheckReport) -> Value {
         "ticket": check,
         "ticket_code": code,
         "in_use": in_use(report.in_use),
-        "web": answers(report.web),
+        "web": web_name(report.web),
+        "web_destinations": report.web_destinations.iter().map(web_json).collect::<Vec<_>>(),
         "lifetime": lifetime(report),
         "heartbeat_ms": keepalive.map(|k| millis(k.interval)),
         "heartbeat_reason": keepalive.map_or(UNKNOWN, |k| reason(k.reason).0),

@@ -1,12 +1,14 @@
 //! `mpp endpoint` and `mpp netcheck` on the loopback interface: no NAT, but everything else.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Ended, Home};
+use crate::support::{Ended, Home, SOON};
 
 const ALICE: &str = "alice@example.com";
 
@@ -63,7 +65,8 @@ fn the_network_is_looked_at_and_nobody_is_displaced() {
     assert_eq!((&v4["sent"], &v4["lost"], &v4["rebindings"]), (&10.into(), &0.into(), &0.into()));
     assert!(v4["rtt_min_us"].as_u64() <= v4["rtt_mean_us"].as_u64());
     assert_eq!(v4["destinations"].as_array().unwrap().len(), 2);
-    assert_eq!((&report["web"], &report["complete"]), (&"unknown".into(), &true.into()));
+    assert_eq!((&report["web"], &report["complete"]), (&"works".into(), &true.into()));
+    assert_eq!(report["web_destinations"][0]["seen"], "service");
 
     // What takes a connection is left out, and that is said.
     let ended = home.run_with(&["netcheck", "-"], ticket.as_bytes());
@@ -89,7 +92,7 @@ fn the_report_for_people() {
     has("IPv6          the ticket names no address");
     has("filtering   unknown");
     has("loss        0 of 10 packets");
-    has("Web           unknown");
+    has("Web           works, at http://127.0.0.1:");
     assert_eq!(
         ended.out.last().unwrap(),
         "verdict       UDP works, without a NAT: notifications come at once"
@@ -102,7 +105,7 @@ fn what_goes_wrong_is_said_with_what_to_do() {
     let home = Home::new();
     let (_serve, _) = home.serve();
     let gone = format!("127.0.0.1:{}", free_port());
-    let ticket = home.ticket(ALICE, "phone", &["--endpoint", &gone]);
+    let ticket = home.ticket(ALICE, "phone", &["--endpoint", &gone, "--web", "http://127.0.0.1:1"]);
     let begin = Instant::now();
     let ended = home.run_with(&["netcheck", "-", "--json", "--up-to", "0"], ticket.as_bytes());
     assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
@@ -111,8 +114,10 @@ fn what_goes_wrong_is_said_with_what_to_do() {
         (&report["udp"], &report["ticket"], &report["in_use"]),
         (&"blocked".into(), &"unknown".into(), &"unknown".into())
     );
+    let web = serde_json::json!([{ "base": "http://127.0.0.1:1", "seen": "nobody", "status": null }]);
+    assert_eq!((&report["web"], &report["web_destinations"]), (&"does-not".into(), &web));
     let line = ended.failed(1);
-    assert!(line.contains(&gone) && line.contains("firewall"), "{line}");
+    assert!(line.contains(&format!("{gone}, nor by Web")) && line.contains("firewall"), "{line}");
     assert!(home.run_with(&["endpoint", "-"], ticket.as_bytes()).failed(1).contains("firewall"));
 
     let expired = home.ticket(ALICE, "phone", &["--expires", "1ms"]);
@@ -126,6 +131,64 @@ fn what_goes_wrong_is_said_with_what_to_do() {
         home.fails(3, &[command, "not a ticket"]);
         home.fails(2, &[command]);
     }
+}
+
+/// Answers every HTTP request with a page, as a network does that wants a login first.
+fn portal() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let page = "<html>Please log in!</html>";
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]).and_then(|_| stream.write_all(answer.as_bytes()));
+        }
+    });
+    address
+}
+
+/// UDP is blocked: by Web the service is found, and what only says 200 is not the service.
+#[test]
+fn where_udp_is_blocked_the_web_makes_the_difference() {
+    let home = Home::new();
+    let (_serve, _, web) = home.serve_with_web();
+    // A socket that nobody reads.
+    let wall = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let wall = wall.local_addr().unwrap().to_string();
+    let ticket = |web: SocketAddr| {
+        home.ticket(ALICE, "phone", &["--endpoint", &wall, "--web", &format!("http://{web}")])
+    };
+    let (open, closed) = (ticket(web), ticket(portal()));
+    let begin = |more: &[&str], ticket: &str| {
+        let args: Vec<&str> = ["netcheck", "-"].iter().chain(more).copied().collect();
+        home.start_with(&args, Some(ticket.as_bytes().to_vec()))
+    };
+    let looks =
+        [begin(&[], &open), begin(&["--json"], &open), begin(&[], &closed), begin(&["--json"], &closed)];
+    let [words, object, no_words, no_object] = looks.map(|look| look.end(SOON));
+    let line = |ended: &Ended, begin: &str| {
+        ended.out.iter().find(|l| l.starts_with(begin)).unwrap_or_else(|| panic!("{ended:?}")).clone()
+    };
+
+    assert_eq!((words.code(), words.err.len()), (0, 0), "{words:?}");
+    assert_eq!(line(&words, "Web"), format!("Web           works, at http://{web}"));
+    assert_eq!(line(&words, "lifetime"), "lifetime      unknown (UDP does not get through)");
+    let verdict = "verdict       UDP does not get through, the Web does: notifications come by Web";
+    assert_eq!(line(&words, "verdict"), verdict);
+    let report = json(&object);
+    let seen = [&report["udp"], &report["web"], &report["ticket"], &report["in_use"]];
+    assert_eq!(seen, ["blocked", "works", "accepted", "no"], "{report:#}");
+
+    assert_eq!(line(&no_words, "Web"), "Web           does not work");
+    assert!(no_words.out.iter().any(|l| l.contains("does this network want a login first?")), "{no_words:?}");
+    assert!(line(&no_words, "verdict").contains("neither UDP nor the Web"), "{no_words:?}");
+    let report = json(&no_object);
+    let seen = [&report["udp"], &report["web"], &report["ticket"], &report["web_destinations"][0]["seen"]];
+    assert_eq!(seen, ["blocked", "does-not", "unknown", "stranger"], "{report:#}");
+    assert!(no_object.failed(1).contains("nor by Web"));
+    let line = home.fails(1, &["netcheck", &open, "--web-roots", "no such file"]);
+    assert!(line.contains("no such file"), "{line}");
 }
 
 /// Whoever does not want to wait for the end of a measurement gets what is known.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::network::{DEVICE, DEVICE6, EXTERNAL, Lab, Network, SERVICE, SERVICE6};
-use crate::play::{HEARTBEAT, Play};
+use crate::play::{AT_ONCE, HEARTBEAT, Play};
 use crate::rules::{Lifetime, Nat, Trouble};
 
 /// What the longest measurement here may take: 25, 55, and twice 110 s of silence, and some.
@@ -40,7 +40,7 @@ fn nat(network: Network, mapping: [&str; 2], port: &str) {
         assert_eq!(address(&v4["endpoint"]), EXTERNAL[0]);
         assert_eq!(address(&v4["local"]), DEVICE[0]);
         assert_eq!((&v4["lost"], &v4["rebindings"]), (&0.into(), &0.into()), "{report:#}");
-        assert_eq!(report["v6"]["udp"], "no-service");
+        assert_eq!((&report["v6"]["udp"], &report["web"]), (&"no-service".into(), &"works".into()));
         assert_eq!((&report["ticket"], &report["in_use"]), (&"accepted".into(), &"no".into()));
     }
 }
@@ -121,16 +121,25 @@ fn networks_in_trouble() {
     let Some(lab) = Lab::open(Network::Behind(Nat::PortRestricted)) else { return };
     let play = Play::on(lab);
     let ticket = play.ticket();
-    for (trouble, udp) in [
-        (Trouble::Silence, "blocked"),
-        (Trouble::Refused, "blocked"),
-        (Trouble::Forbidden, "blocked"),
-        (Trouble::Larger(1100), "only-small"),
-        (Trouble::Larger(1280), "works"),
+    let by_web = "UDP does not get through, the Web does: notifications come by Web";
+    for (trouble, udp, web, verdict) in [
+        (Trouble::Silence, "blocked", "works", by_web),
+        (Trouble::Refused, "blocked", "works", by_web),
+        (Trouble::Forbidden, "blocked", "works", by_web),
+        (Trouble::LargerUdp(1100), "only-small", "works", "the Web does: notifications come by Web"),
+        // HTTP needs packets of all sizes too, and nobody tells TCP that there is a limit.
+        (Trouble::Larger(1100), "only-small", "does-not", "nor does the Web: no notifications come"),
+        (Trouble::Larger(1280), "works", "does-not", "UDP works"),
     ] {
         play.lab.trouble(trouble);
-        let report = report(&play, &ticket);
-        assert_eq!(report["udp"], udp, "{trouble:?}: {report:#}");
+        let ended = play.run(&["netcheck", "-", "--json", "--up-to", "0"], &ticket);
+        let report: Value = serde_json::from_str(&ended.out[0]).unwrap();
+        assert_eq!((&report["udp"], &report["web"]), (&udp.into(), &web.into()), "{trouble:?}: {report:#}");
+        assert!(report["verdict"].as_str().unwrap().contains(verdict), "{trouble:?}: {report:#}");
+        assert_eq!(ended.code() == 0, [udp, web].contains(&"works"), "{trouble:?}: {ended:?}");
+        // Who is reached by Web says what it thinks of the ticket.
+        let ticket = if ended.code() == 0 { "accepted" } else { "unknown" };
+        assert_eq!(report["ticket"], ticket, "{trouble:?}: {report:#}");
     }
     play.lab.trouble(Trouble::Loss(40));
     let lossy = report(&play, &ticket);
@@ -139,7 +148,23 @@ fn networks_in_trouble() {
     }
     play.lab.no_trouble();
     play.lab.unplug();
-    assert_eq!(report(&play, &ticket)["udp"], "no-route");
+    let report = report(&play, &ticket);
+    assert_eq!((&report["udp"], &report["web"]), (&"no-route".into(), &"does-not".into()), "{report:#}");
+}
+
+/// A device that is served by Web, because nothing else passes, does not notice that somebody looks at the network.
+#[test]
+fn a_look_by_web_displaces_nobody() {
+    let Some(lab) = Lab::open(Network::Behind(Nat::PortRestricted)) else { return };
+    lab.trouble(Trouble::Silence);
+    let play = Play::on(lab);
+    let mut device = play.start_device(&play.ticket(), HEARTBEAT);
+    device.connected(HEARTBEAT);
+    let report = report(&play, &play.ticket());
+    let seen = [&report["udp"], &report["web"], &report["in_use"]];
+    assert_eq!(seen, ["blocked", "works", "yes"], "{report:#}");
+    device.hears_a_post(AT_ONCE);
+    device.end_connected();
 }
 
 /// How long the network remembers, measured up to this silence: at least and less than so many seconds.

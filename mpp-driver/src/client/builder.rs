@@ -119,9 +119,7 @@ impl<R> ClientBuilder<R> {
     /// [`RootError`] if it holds no certificate, or something else.
     #[cfg(feature = "web-tls")]
     pub fn web_roots(mut self, certificates: &[u8]) -> Result<Self, RootError> {
-        if Arc::make_mut(&mut self.web.trust).add(certificates) == 0 {
-            return Err(RootError);
-        }
+        self.web.add_roots(certificates)?;
         Ok(self)
     }
 
@@ -166,8 +164,8 @@ impl<R> ClientBuilder<R> {
         let (now, unix) = (clock.now(), civil());
         let config = Arc::new(self.config);
         let device = Device::new(config, self.ticket, self.resume, seed(), now, unix);
-        let shared = Arc::new(Shared::new(State::new(device), clock));
-        let driver = Driver::new(shared.clone(), self.runtime, self.on_resume, &self.web, now, unix);
+        let shared = Arc::new(Shared::new(State::new(device), clock, self.web));
+        let driver = Driver::new(shared.clone(), self.runtime, self.on_resume, now, unix);
         (Client::new(shared), Box::pin(Driven(driver)))
     }
 }

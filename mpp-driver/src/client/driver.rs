@@ -10,7 +10,7 @@ use mpp_proto::{
 
 use super::builder::OnResume;
 use super::state::Shared;
-use super::web::{Requests, Settings};
+use super::web::Requests;
 use crate::clock::Calendar;
 use crate::drive::{Drive, Next, ROUNDS};
 use crate::resolve::Lookups;
@@ -38,13 +38,12 @@ impl Driver {
         shared: Arc<Shared>,
         runtime: Arc<dyn Runtime>,
         on_resume: Option<OnResume>,
-        web: &Settings,
         now: Instant,
         unix: UnixTime,
     ) -> Self {
         let lookups = Lookups::default();
         Self {
-            web: Requests::new(&shared, &lookups, web),
+            web: Requests::new(&shared, &lookups),
             alarm: Alarm::new(shared.clock.clone()),
             shared,
             runtime,

@@ -25,6 +25,7 @@ use mpp_proto::{
 pub use builder::ClientBuilder;
 pub use events::{ClientEvent, ClientEvents};
 pub(crate) use state::Shared;
+pub(crate) use web::Settings;
 
 use state::Answer;
 

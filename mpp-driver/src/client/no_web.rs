@@ -1,6 +1,5 @@
 //! What a client has in place of requests to the Web Service, without the feature `web`.
 
-use std::sync::Arc;
 use std::task::Context;
 
 use mpp_proto::{Instant, LinkId, LinkState};
@@ -9,15 +8,15 @@ use super::state::Shared;
 use crate::resolve::Lookups;
 
 /// What a program wants of them: nothing.
-#[derive(Debug, Default)]
-pub(super) struct Settings {}
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {}
 
 /// None.
 #[derive(Debug)]
 pub(super) struct Requests;
 
 impl Requests {
-    pub(super) const fn new(_: &Arc<Shared>, _: &Lookups, _: &Settings) -> Self {
+    pub(super) const fn new(_: &Shared, _: &Lookups) -> Self {
         Self
     }
 

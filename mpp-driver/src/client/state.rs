@@ -11,6 +11,7 @@ use mpp_proto::{
 
 use super::CLOSING;
 use super::events::{ClientEvent, Events};
+use super::web::Settings;
 use crate::clock::Clock;
 use crate::error::ConnectError;
 use crate::stats::Counters;
@@ -21,6 +22,8 @@ use crate::wake::{Guarded, Waiting, Wakes};
 pub(crate) struct Shared {
     pub(crate) state: Guarded<State>,
     pub(crate) clock: Clock,
+    /// What the program wants of requests to the Web Service.
+    pub(crate) web: Settings,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -66,8 +69,8 @@ impl std::fmt::Debug for State {
 }
 
 impl Shared {
-    pub(super) fn new(state: State, clock: Clock) -> Self {
-        Self { state: Guarded::new(state), clock, counters: Arc::default() }
+    pub(super) fn new(state: State, clock: Clock, web: Settings) -> Self {
+        Self { state: Guarded::new(state), clock, web, counters: Arc::default() }
     }
 
     pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Notification>> {

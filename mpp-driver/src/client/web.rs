@@ -3,21 +3,49 @@
 use std::sync::Arc;
 use std::task::Context;
 
-use mpp_proto::{Instant, LinkId, LinkState, WebAnswer, WebRequestId};
+use mpp_proto::{Instant, LinkId, LinkState, WebRequestId};
 
 use super::state::Shared;
+use crate::clock::Clock;
 use crate::drive::ROUNDS;
+#[cfg(feature = "web-tls")]
+use crate::error::RootError;
 use crate::resolve::Lookups;
 use crate::socket::any_address;
-use crate::web::{Answer, MAX_PACKET, Means, Post, WebBody, WebClient};
+use crate::stats::Counters;
+use crate::web::{MAX_PACKET, Means, WebClient};
 
 /// What a program wants of them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     /// There are to be none.
-    pub(super) off: bool,
+    pub(crate) off: bool,
     #[cfg(feature = "web-tls")]
-    pub(super) trust: Arc<crate::web::Trust>,
+    trust: Arc<crate::web::Trust>,
+}
+
+impl Settings {
+    /// Trusts these certificates too.
+    #[cfg(feature = "web-tls")]
+    pub(crate) fn add_roots(&mut self, certificates: &[u8]) -> Result<(), RootError> {
+        if Arc::make_mut(&mut self.trust).add(certificates) == 0 { Err(RootError) } else { Ok(()) }
+    }
+
+    /// What makes the requests.
+    pub(crate) fn client(
+        &self,
+        clock: &Clock,
+        lookups: &Lookups,
+        counters: &Arc<Counters>,
+    ) -> WebClient<WebRequestId> {
+        let means = Means {
+            clock: clock.clone(),
+            lookups: lookups.clone(),
+            #[cfg(feature = "web-tls")]
+            trust: self.trust.clone(),
+        };
+        WebClient::new(clock.clone(), means, counters.clone())
+    }
 }
 
 /// The link that is the Web Service, and what goes over it.
@@ -30,15 +58,9 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn new(shared: &Arc<Shared>, lookups: &Lookups, settings: &Settings) -> Self {
-        let means = Means {
-            clock: shared.clock.clone(),
-            lookups: lookups.clone(),
-            #[cfg(feature = "web-tls")]
-            trust: settings.trust.clone(),
-        };
-        let client = WebClient::new(shared.clock.clone(), means, shared.counters.clone());
-        Self { client, link: None, out: Vec::new(), off: settings.off }
+    pub(super) fn new(shared: &Shared, lookups: &Lookups) -> Self {
+        let client = shared.web.client(&shared.clock, lookups, &shared.counters);
+        Self { client, link: None, out: Vec::new(), off: shared.web.off }
     }
 
     /// The device wants the Web Service. Nothing is opened before it asks for something.
@@ -68,26 +90,21 @@ impl Requests {
             let now = shared.clock.now();
             let out = &mut *self.out;
             let Some(transmit) = shared.state.with(|s, _| s.device.poll_web(now, out)) else { break };
-            let packet = self.out.get(..transmit.len).unwrap_or_default().to_vec();
-            let post = Post { base: transmit.base, packet: WebBody::new(packet), wait: transmit.wait };
-            self.client.start(transmit.id, post);
+            let packet = self.out.get(..transmit.len).unwrap_or_default();
+            self.client.make(transmit, packet);
         }
+        let mut more = false;
         for _ in 0..ROUNDS {
-            let Some((id, mut answer)) = self.client.poll(cx) else { return false };
+            let Some((id, mut answer)) = self.client.poll(cx) else { break };
             let now = shared.clock.now();
             shared.state.with(|s, wakes| {
-                let answer = match &mut answer {
-                    Answer::Packets(body) => WebAnswer::Packets(body),
-                    Answer::Refused { status, retry_after } => {
-                        WebAnswer::Refused { status: *status, retry_after: *retry_after }
-                    }
-                    Answer::Failed => WebAnswer::Failed,
-                };
-                s.device.handle_web_answer(now, id, answer);
+                s.device.handle_web_answer(now, id, answer.as_web_answer());
                 s.wake_readers(wakes);
             });
+            // It may want the next request, or have something to tell.
+            more = true;
         }
-        true
+        more
     }
 
     /// When to look again if nothing happens.

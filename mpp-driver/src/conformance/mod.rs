@@ -112,6 +112,7 @@ macro_rules! conformance {
             several_shards_behind_one_web_handler
             a_client_that_wants_no_web_uses_none
             a_system_that_forbids_udp_is_left_at_once
+            a_look_at_the_network_finds_the_web
         }
     };
     ($runtime:ty, $block_on:expr, $($scenario:ident)*) => {

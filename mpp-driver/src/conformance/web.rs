@@ -3,14 +3,18 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
+use http::Response;
 use mpp_proto::{
-    AccountHead, AccountId, CloseReason, DisconnectReason, Serial, ServiceEvent, Ticket, Transport,
+    AccountHead, AccountId, Answers, CloseReason, DisconnectReason, InUse, Serial, ServiceEvent, Ticket,
+    Transport, Udp, WebSeen,
 };
 
 use super::{
-    ALICE, Kit, LOOPBACK, Lab, Proxy, WebServer, World, config, message, number, numbered, ticket, ticket_of,
+    ALICE, Kit, LOOPBACK, Lab, Proxy, WebServer, World, all, config, message, number, numbered, ticket,
+    ticket_of,
 };
-use crate::{Client, ClientBuilder, ClientEvent, Service};
+use crate::web::WebBody;
+use crate::{Client, ClientBuilder, ClientEvent, Netcheck, Service};
 
 /// A service behind a UDP proxy that loses everything, and its HTTP server.
 struct Walled<K> {
@@ -234,4 +238,32 @@ pub async fn a_system_that_forbids_udp_is_left_at_once<K: Kit>(w: World<K>) {
     lab.mend();
     client.network_changed(None);
     over(&w, &client, Transport::Udp).await;
+}
+
+/// A look at the network where UDP does not pass: the service proves itself by Web, and a portal that answers everything
+/// with a page proves nothing. The client, which is served by Web, does not notice.
+pub async fn a_look_at_the_network_finds_the_web<K: Kit>(w: World<K>) {
+    let at = Walled::new(&w, 100);
+    let client = at.client(1).connect();
+    w.within(5, "connecting", client.connected()).await.unwrap();
+    w.until(10, "a request to be held", || at.requests() == 1).await;
+    let page = |_, _| async { Response::new(WebBody::new("<p>Log in!</p>".repeat(8 * 1024))) };
+    let portal = WebServer::start::<K, _>(page);
+    let behind = ticket(2, at.proxy.address).with_web(vec![portal.base()]).unwrap();
+    let looks = [
+        (client.netcheck(), Answers::Yes, InUse::Yes, Some(WebSeen::Service)),
+        (Netcheck::new(behind), Answers::No, InUse::Unknown, Some(WebSeen::Stranger)),
+        (Netcheck::new(at.ticket(3)).without_web(), Answers::Unknown, InUse::Unknown, None),
+    ];
+    let w = &w;
+    let look = |(check, web, in_use, seen): (Netcheck<K>, _, _, _)| async move {
+        let report = w.within(15, "the report", check.finish()).await;
+        assert_eq!((report.udp(), report.web, report.in_use), (Udp::Blocked, web, in_use), "{report:#?}");
+        assert_eq!(report.web_destinations.first().map(|d| d.seen), seen);
+    };
+    all(looks.map(|check| Box::pin(look(check)) as _).into()).await;
+    w.until(2, "only the client's request to be there", || at.requests() == 1).await;
+    assert_eq!((client.transport(), client.stats().device.connects), (Transport::Web, 1));
+    at.service.publish(ALICE, numbered(1)).unwrap();
+    assert_eq!(number(&w.next_event(&client).await.1), 1);
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{HeaderMap, Request, StatusCode};
 use hyper::client::conn::http1::{Builder, SendRequest};
-use mpp_proto::Instant;
+use mpp_proto::{Instant, WebAnswer, WebRequestId, WebTransmit};
 
 use super::base::Base;
-use super::body::{WebBody, read};
+use super::body::{Unread, WebBody, read};
 use super::stream::Stream;
 use super::tcp::Tcp;
 use super::{MAX_ANSWER, OCTETS, PATH};
@@ -42,10 +42,26 @@ type Pinned<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(crate) enum Answer {
     /// Its packets, as they were on the wire.
     Packets(Vec<u8>),
+    /// Status 200, and a body longer than any of a service's.
+    TooLong,
     /// Another status than 200.
     Refused { status: u16, retry_after: Option<Duration> },
     /// None in time.
     Failed,
+}
+
+impl Answer {
+    /// As the core takes it.
+    pub(crate) fn as_web_answer(&mut self) -> WebAnswer<'_> {
+        match self {
+            Self::Packets(body) => WebAnswer::Packets(body),
+            Self::TooLong => WebAnswer::TooLong,
+            Self::Refused { status, retry_after } => {
+                WebAnswer::Refused { status: *status, retry_after: *retry_after }
+            }
+            Self::Failed => WebAnswer::Failed,
+        }
+    }
 }
 
 /// A packet to be posted.
@@ -158,7 +174,7 @@ impl<I: Copy> WebClient<I> {
         }
         for at in 0..self.running.len() {
             if let Some(answer) = self.poll_one(at, cx) {
-                if answer == Answer::Failed {
+                if matches!(answer, Answer::Failed | Answer::TooLong) {
                     count(&self.counters.web_failures, 1);
                 }
                 return Some((self.running.swap_remove(at).id, answer));
@@ -215,6 +231,14 @@ impl<I: Copy> WebClient<I> {
         self.idle.clear();
         self.running.clear();
         self.failed.clear();
+    }
+}
+
+impl WebClient<WebRequestId> {
+    /// Begins a request that the core wants: `packet` is its body.
+    pub(crate) fn make(&mut self, transmit: WebTransmit, packet: &[u8]) {
+        let post = Post { base: transmit.base, packet: WebBody::new(packet.to_vec()), wait: transmit.wait };
+        self.start(transmit.id, post);
     }
 }
 
@@ -298,7 +322,7 @@ async fn ask(mut link: Link, request: http::Result<Request<WebBody>>) -> Asked {
     match answer {
         None => Asked::NotSent,
         Some(answer) => {
-            let usable = open && answer != Answer::Failed;
+            let usable = open && !matches!(answer, Answer::Failed | Answer::TooLong);
             Asked::Answered(answer, usable.then_some(link))
         }
     }
@@ -317,7 +341,8 @@ async fn exchange(sender: &mut SendRequest<WebBody>, request: Request<WebBody>) 
     let body = read(body, MAX_ANSWER).await;
     Some(match (head.status, body) {
         (StatusCode::OK, Ok(bytes)) => Answer::Packets(bytes),
-        (StatusCode::OK, Err(_)) => Answer::Failed,
+        (StatusCode::OK, Err(Unread::TooLong)) => Answer::TooLong,
+        (StatusCode::OK, Err(Unread::Broken)) => Answer::Failed,
         (status, _) => Answer::Refused { status: status.as_u16(), retry_after: retry_after(&head.headers) },
     })
 }

@@ -12,7 +12,7 @@ mod tests;
 mod tls;
 
 pub use body::WebBody;
-pub(crate) use client::{Answer, Means, Post, WebClient};
+pub(crate) use client::{Means, WebClient};
 pub use respond::WebReply;
 pub(crate) use respond::respond;
 #[cfg(feature = "conformance")]

@@ -275,7 +275,10 @@ fn answers_are_bounded() {
     let mut subject = Subject::new();
     let Answer::Packets(all) = subject.ask(&base) else { panic!("the largest answer is one") };
     assert_eq!(all.len(), limit);
-    for what in ["its length is announced", "it comes in pieces", "its head", "its fields", "no HTTP"] {
+    for what in ["its length is announced", "it comes in pieces"] {
+        assert_eq!(subject.ask(&base), Answer::TooLong, "{what}");
+    }
+    for what in ["its head", "its fields", "no HTTP"] {
         assert_eq!(subject.ask(&base), Answer::Failed, "{what}");
     }
 }

@@ -237,7 +237,7 @@ impl Attempt {
     }
 
     /// Step 1 goes by Web too, from `at` on or from when it was to go before.
-    pub(super) fn turn_to_web(&mut self, at: Instant) {
+    pub(crate) fn turn_to_web(&mut self, at: Instant) {
         let leg = WebLeg { starts_at: at, step: None, sent: 0, sent_at: at };
         let leg = self.web.get_or_insert(leg);
         leg.starts_at = leg.starts_at.min(at);
@@ -249,7 +249,7 @@ impl Attempt {
     }
 
     /// Step 1 for the Web, counted as sent.
-    pub(super) fn web_packet(&mut self, now: Instant) -> Option<&[u8]> {
+    pub(crate) fn web_packet(&mut self, now: Instant) -> Option<&[u8]> {
         if self.web.as_ref()?.step.is_none() {
             let step = self.step(None, true)?;
             self.web.as_mut()?.step = Some(step);

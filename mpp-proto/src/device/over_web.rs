@@ -16,7 +16,7 @@ use super::{Deadlines, Device, DeviceStats, POSITION_DELAY};
 use crate::path::{DropReason, LinkId};
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
-use crate::wire::{Code, MAX_PACKET, MAX_PACKETS, next_web_packet};
+use crate::wire::{Code, MAX_PACKET, each_web_packet};
 
 /// Requests that fail in a row before another connection is tried for.
 const MAX_FAILURES: u32 = 2;
@@ -177,7 +177,7 @@ impl Device {
                     let retry_after = if gave_up { None } else { Some(retry_after.unwrap_or_default()) };
                     self.post_failed(now, &out, retry_after, matches!(status, 400..=407 | 409..=428));
                 }
-                WebAnswer::Failed => self.post_failed(now, &out, None, false),
+                WebAnswer::TooLong | WebAnswer::Failed => self.post_failed(now, &out, None, false),
             }
         }
         self.handle_timeout(now);
@@ -187,16 +187,10 @@ impl Device {
         let empty = body.is_empty();
         let useful = self.usefulness();
         let fresh = self.freshness();
-        let mut rest = Some(body);
-        for _ in 0..MAX_PACKETS {
-            let Some(body) = rest.take_if(|body| !body.is_empty()) else { break };
-            let Some((packet, others)) = next_web_packet(body) else {
-                self.stats.dropped[DropReason::Malformed as usize] += 1;
-                break;
-            };
+        let all = each_web_packet(body, |packet| {
             let _ = self.receive_from(now, Origin::Web, packet);
-            rest = Some(others);
-        }
+        });
+        self.stats.dropped[DropReason::Malformed as usize] += u64::from(!all);
         // Nothing to tell is an answer to what waited; and to all else, if it is empty, it is none that helps.
         if self.freshness() == fresh && !(empty && out.wait.is_some()) {
             return self.post_failed(now, out, None, false);

@@ -49,6 +49,8 @@ pub enum WebAnswer<'a> {
         /// What a `Retry-After` says, if it is there and a number of seconds.
         retry_after: Option<Duration>,
     },
+    /// Status 200, and a body longer than any that a service sends, which is 16 packets: somebody else's.
+    TooLong,
     /// No answer: no connection, cut before the answer was whole, or not in time.
     Failed,
 }

@@ -22,7 +22,7 @@ const MAX_ADDRESSES: usize = 4;
 const QUESTIONS: usize = 7;
 const REPEAT: Duration = Duration::from_millis(500);
 /// How long the exchange may take: step 1 goes out three times.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Of so many packets in a row times and losses are taken. The service answers 10 in a second to one address, behind which
 /// there may be others.
 const SERIES: usize = 10;

@@ -1,10 +1,11 @@
 //! Looking at a network: what it does to the UDP packets of this machine, asked of the service of a ticket (SPEC.md,
-//! "Netcheck"). It displaces no device that is connected with the same ticket: it goes through an exchange, which the
+//! "Netcheck"), and whether the Web leads there. It displaces no device that is connected with the same ticket: it goes through an exchange, which the
 //! service answers with what it sees, and never confirms the connection.
 
 mod leg;
 mod report;
 mod verdict;
+mod web;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -15,14 +16,15 @@ use core::time::Duration;
 
 pub use report::{
     Answers, Destination, FamilyReport, Filtering, InUse, Loss, Mapping, NetcheckReport, Ports, RoundTrips,
-    TicketCheck, Translation, Udp,
+    TicketCheck, Translation, Udp, WebDestination, WebSeen,
 };
 pub use verdict::Verdict;
 
 use leg::{Exchange, Leg, Took};
+use web::WebLeg;
 
 use crate::device::attempt::{Attempt, Proposal};
-use crate::device::{Deadlines, Family, LinkState, ResolveId};
+use crate::device::{Deadlines, Family, LinkState, ResolveId, WebAnswer, WebRequestId, WebTransmit};
 use crate::ids::{Epoch, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, LinkId, Path, Transmit};
 use crate::random::{Rng, Seed};
@@ -62,12 +64,14 @@ pub enum NetcheckEvent {
 ///
 /// It is driven like a [`Device`](crate::Device): feed it packets and timeouts, drain its packets and events, in any order
 /// and as often as you like. It asks four addresses of the service at most in a family; there it sends 12 packets of 1200
-/// bytes at most (twice as many if this machine's clock is behind) and 45 of 20 bytes, and usually 3 and 12.
+/// bytes at most (twice as many if this machine's clock is behind) and 45 of 20 bytes, and usually 3 and 12. By Web, if the
+/// host has [said](Self::ask_web) that it can, it makes one request to each base URL of the ticket at most, usually one.
 pub struct Netcheck {
     ticket: Ticket,
     rng: Rng,
     connect_serial: u64,
     legs: [Leg; 2],
+    web: WebLeg,
     /// Names that have not been looked up, by the index of their endpoint.
     names: Vec<usize>,
     /// Until when they may take.
@@ -89,6 +93,7 @@ impl Netcheck {
             rng: Rng::new(seed),
             connect_serial: clock.as_millis(),
             legs: [Leg::new(Family::V4, LinkId(0)), Leg::new(Family::V6, LinkId(1))],
+            web: WebLeg::default(),
             names: Vec::new(),
             names_until: now + RESOLVE_PATIENCE,
             unresolved: Vec::new(),
@@ -154,32 +159,57 @@ impl Netcheck {
             return Disposition::NotForUs;
         }
         let took = self.legs[at].receive(now, path.remote, payload);
-        let disposition = match took {
-            Took::Nothing(disposition) => return disposition,
-            Took::News => Disposition::Accepted,
-            Took::Complete { in_use, check_port } => {
-                self.in_use = if in_use { InUse::Yes } else { InUse::No };
-                self.ticket_check = TicketCheck::Accepted;
-                self.check_port = self.check_port.or(check_port);
-                Disposition::Accepted
-            }
-            Took::Refused { code, serial } => {
-                self.refused(now, at, code, serial);
-                Disposition::Accepted
-            }
-            Took::Hint(code) => {
-                if self.ticket_check == TicketCheck::Unknown && refuses_ticket(code) {
-                    self.ticket_check = TicketCheck::SaidRefused(code);
-                }
-                Disposition::Accepted
-            }
-        };
+        if let Took::Nothing(disposition) = took {
+            return disposition;
+        }
+        self.learn(&took);
+        if let Took::Refused { code, serial } = took {
+            self.refused(now, at, code, serial);
+        }
         if let Some(port) = self.check_port {
             self.legs[at].add_port(now, port);
         }
         self.changed = true;
         self.handle_timeout(now);
-        disposition
+        Disposition::Accepted
+    }
+
+    /// The host can make HTTP requests: the Web is asked too, beginning now. To be called once, before the first
+    /// [`poll_web`](Self::poll_web); a host that has no Web client leaves it out, and the report says of the Web that it
+    /// is unknown.
+    pub fn ask_web(&mut self, now: Instant) {
+        if self.web.is_new() {
+            let mut attempt = self.new_attempt(now);
+            attempt.turn_to_web(now);
+            self.web.begin(now, &self.ticket, attempt);
+            self.handle_timeout(now);
+        }
+    }
+
+    /// The next HTTP request to make, as with [`Device::poll_web`](crate::Device::poll_web): its body is the first
+    /// [`WebTransmit::len`] bytes of `out`, which has room for 1452. None of them waits. To be asked like
+    /// [`poll_transmit`](Self::poll_transmit); once the check [is complete](Self::is_complete), requests without an answer
+    /// are of no use any more.
+    pub fn poll_web(&mut self, now: Instant, out: &mut [u8]) -> Option<WebTransmit> {
+        assert!(
+            out.len() >= MAX_PACKET,
+            "the buffer has {} bytes, a packet may have {MAX_PACKET}",
+            out.len()
+        );
+        self.web.next_request(now, out)
+    }
+
+    /// How a request ended. Only an answer that proves that the service gave it counts as one. An answer to a request
+    /// that is not known, or not any more, does nothing.
+    pub fn handle_web_answer(&mut self, now: Instant, id: WebRequestId, answer: WebAnswer<'_>) {
+        self.handle_timeout(now);
+        let took = self.web.receive(now, id, answer);
+        if matches!(took, Took::Nothing(_)) {
+            return;
+        }
+        self.learn(&took);
+        self.changed = true;
+        self.handle_timeout(now);
     }
 
     /// Does what is due at `now`.
@@ -195,6 +225,7 @@ impl Netcheck {
         for leg in &mut self.legs {
             self.changed |= leg.tend(now);
         }
+        self.changed |= self.web.tend(now);
         self.changed |= self.is_complete() != was_complete;
     }
 
@@ -227,12 +258,13 @@ impl Netcheck {
             next.act(self.names_until, TimerKind::Request);
         }
         self.legs.iter().for_each(|leg| leg.deadlines(&mut next));
+        self.web.deadlines(&mut next);
         next.next()
     }
 
     /// Whether nothing more will come.
     pub fn is_complete(&self) -> bool {
-        self.names.is_empty() && self.legs.iter().all(Leg::is_done)
+        self.names.is_empty() && self.legs.iter().all(Leg::is_done) && self.web.is_done()
     }
 
     /// What has been found out.
@@ -245,7 +277,8 @@ impl Netcheck {
             in_use: self.in_use,
             connection: None,
             unresolved: self.unresolved.clone(),
-            web: Answers::Unknown,
+            web: self.web.reached(),
+            web_destinations: self.web.destinations(),
             complete: self.is_complete(),
         }
     }
@@ -266,8 +299,14 @@ impl Netcheck {
         }
     }
 
-    /// Begins an exchange, which will not be confirmed.
+    /// Begins an exchange by UDP.
     fn attempt(&mut self, now: Instant, leg: usize) {
+        let attempt = self.new_attempt(now);
+        self.legs[leg].begin(now, attempt);
+    }
+
+    /// An exchange, which will not be confirmed.
+    fn new_attempt(&mut self, now: Instant) -> Attempt {
         let proposal = Proposal {
             connect_serial: self.next_serial(),
             epoch: Epoch::NONE,
@@ -280,8 +319,7 @@ impl Netcheck {
             forward_secrecy: false,
             beside: false,
         };
-        let attempt = Attempt::new(now, &self.ticket, proposal, &mut self.rng);
-        self.legs[leg].begin(now, attempt);
+        Attempt::new(now, &self.ticket, proposal, &mut self.rng)
     }
 
     fn next_serial(&mut self) -> u64 {
@@ -289,17 +327,32 @@ impl Netcheck {
         self.connect_serial
     }
 
-    /// An authentic refusal of an exchange.
-    fn refused(&mut self, now: Instant, leg: usize, code: Code, serial: Option<u64>) {
-        match code {
-            // This machine's clock is behind that of the device's last connection.
-            Code::CONFLICT if self.legs[leg].may_try_again() => {
-                self.connect_serial = self.connect_serial.max(serial.unwrap_or(0));
+    /// What an answer says of the ticket and its device, however it came.
+    fn learn(&mut self, took: &Took) {
+        match *took {
+            Took::Complete { in_use, check_port } => {
+                self.in_use = if in_use { InUse::Yes } else { InUse::No };
                 self.ticket_check = TicketCheck::Accepted;
-                return self.attempt(now, leg);
+                self.check_port = self.check_port.or(check_port);
             }
-            code if refuses_ticket(code) => self.ticket_check = TicketCheck::Refused(code),
-            _ => {}
+            // It is only the serial that is refused.
+            Took::Refused { code: Code::CONFLICT, .. } => self.ticket_check = TicketCheck::Accepted,
+            Took::Refused { code, .. } if refuses_ticket(code) => {
+                self.ticket_check = TicketCheck::Refused(code);
+            }
+            Took::Hint(code) if self.ticket_check == TicketCheck::Unknown && refuses_ticket(code) => {
+                self.ticket_check = TicketCheck::SaidRefused(code);
+            }
+            Took::Refused { .. } | Took::Hint(_) | Took::News | Took::Nothing(_) => {}
+        }
+    }
+
+    /// An authentic refusal of an exchange by UDP.
+    fn refused(&mut self, now: Instant, leg: usize, code: Code, serial: Option<u64>) {
+        // This machine's clock is behind that of the device's last connection.
+        if code == Code::CONFLICT && self.legs[leg].may_try_again() {
+            self.connect_serial = self.connect_serial.max(serial.unwrap_or(0));
+            return self.attempt(now, leg);
         }
         self.legs[leg].exchange = Exchange::Refused;
     }

@@ -2,6 +2,7 @@
 //! its own and never stands for no.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -162,6 +163,32 @@ pub struct Destination {
     pub endpoint: Option<SocketAddr>,
 }
 
+/// What answers at a base URL of the Web Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WebSeen {
+    /// Not known: another one has answered first, or an answer is still awaited.
+    #[default]
+    Unknown,
+    /// Nobody: no connection, or no whole answer within 5 seconds.
+    Nobody,
+    /// Somebody, with this HTTP status, which is not 200: a proxy, say, or a server that is not this service's.
+    Status(u16),
+    /// Somebody who has not proved to be the service: a portal that wants a login, say.
+    Stranger,
+    /// The service, which has proved it.
+    Service,
+}
+
+/// One base URL of the Web Service that was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebDestination {
+    /// The base URL, as [`Ticket::web`](crate::Ticket::web) gives it.
+    pub base: Arc<str>,
+    /// What answers there.
+    pub seen: WebSeen,
+}
+
 /// What was found out in one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -209,8 +236,12 @@ pub struct NetcheckReport {
     pub connection: Option<ConnectionReport>,
     /// Names of the service that could not be looked up.
     pub unresolved: Vec<String>,
-    /// Whether the Web Service transport, which is for networks that let no UDP through, can reach the service.
+    /// Whether the service can be reached by the Web Service transport, which is for networks that let no UDP through. Yes:
+    /// it has proved there that it is the service; no: at none of its base URLs has it; unknown: it was not asked there
+    /// ([`Netcheck::ask_web`](super::Netcheck::ask_web)), or is still being asked.
     pub web: Answers,
+    /// The base URLs that were asked, in the ticket's order.
+    pub web_destinations: Vec<WebDestination>,
     /// Whether that is all: until then more is to come.
     pub complete: bool,
 }

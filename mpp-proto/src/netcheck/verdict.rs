@@ -21,7 +21,7 @@ pub enum Verdict {
     Unresolved,
     /// This machine has no way to the service.
     NoRoute,
-    /// UDP does not get through.
+    /// UDP does not get through, or this machine has none.
     Blocked {
         /// Whether the Web Service transport does.
         web: Answers,
@@ -31,7 +31,7 @@ pub enum Verdict {
         /// Whether the Web Service transport does.
         web: Answers,
     },
-    /// UDP works, and the service does not take the ticket.
+    /// The service can be reached, by UDP or by Web, and does not take the ticket.
     TicketRefused(Code),
     /// UDP works, with many losses.
     Lossy {
@@ -57,17 +57,22 @@ pub enum Verdict {
 impl NetcheckReport {
     /// What it comes down to: the worst that is known.
     pub fn verdict(&self) -> Verdict {
+        let reached = self.udp() == Udp::Works || self.web == Answers::Yes;
+        if let TicketCheck::Refused(code) | TicketCheck::SaidRefused(code) = self.ticket
+            && reached
+        {
+            return Verdict::TicketRefused(code);
+        }
         match self.udp() {
             Udp::Unknown => return Verdict::Unknown,
+            // Whatever is missing for UDP, there is a way.
+            Udp::NoService | Udp::NoRoute if reached => return Verdict::Blocked { web: self.web },
             Udp::NoService if !self.unresolved.is_empty() => return Verdict::Unresolved,
             Udp::NoService => return Verdict::Unknown,
             Udp::NoRoute => return Verdict::NoRoute,
             Udp::Blocked => return Verdict::Blocked { web: self.web },
             Udp::OnlySmall => return Verdict::OnlySmall { web: self.web },
             Udp::Works => {}
-        }
-        if let TicketCheck::Refused(code) | TicketCheck::SaidRefused(code) = self.ticket {
-            return Verdict::TicketRefused(code);
         }
         let best: &FamilyReport = self.best();
         let percent = best.loss.map_or(0, |loss| loss.percent());
@@ -91,27 +96,31 @@ impl NetcheckReport {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let web = |web: &Answers| match web {
-            Answers::Unknown => "whether the Web does is not known",
-            Answers::No => "nor does the Web",
-            Answers::Yes => "the Web does, more slowly",
-        };
         match self {
             Self::Unknown => f.write_str("not known: nothing could be measured"),
             Self::Unresolved => f.write_str("the service's name cannot be looked up: is this machine online?"),
             Self::NoRoute => f.write_str("this machine has no way to the service: is it online?"),
-            Self::Blocked { web: w } => write!(
-                f,
-                "UDP does not get through, or the service is not there; {}",
-                web(w)
+            Self::Blocked { web: Answers::Yes } => {
+                f.write_str("UDP does not get through, the Web does: notifications come by Web")
+            }
+            Self::Blocked { web: Answers::No } => f.write_str(
+                "neither UDP nor the Web gets through, or the service is not there: no notifications come",
             ),
-            Self::OnlySmall { web: w } => write!(
-                f,
-                "UDP packets of 1200 bytes do not get through, short ones do: a tunnel or a firewall is in the way; {}",
-                web(w)
+            Self::Blocked { web: Answers::Unknown } => f.write_str(
+                "UDP does not get through, or the service is not there; whether the Web does is not known",
             ),
+            Self::OnlySmall { web } => {
+                f.write_str(
+                    "UDP packets of 1200 bytes do not get through, short ones do: a tunnel or a firewall is in the way; ",
+                )?;
+                f.write_str(match web {
+                    Answers::Yes => "the Web does: notifications come by Web",
+                    Answers::No => "nor does the Web: no notifications come",
+                    Answers::Unknown => "whether the Web does is not known",
+                })
+            }
             Self::TicketRefused(code) => {
-                write!(f, "UDP works, but the service does not take the ticket ({code}): get a new one")
+                write!(f, "the service can be reached, but does not take the ticket ({code}): get a new one")
             }
             Self::Lossy { percent } => {
                 write!(f, "UDP works, but {percent} % of the packets are lost: notifications may be late")

@@ -8,6 +8,7 @@ mod exchange;
 mod fallback;
 mod host;
 mod limits;
+mod netcheck;
 mod packets;
 mod paths;
 mod probes;

@@ -69,7 +69,9 @@ pub(crate) use renewal::{TicketRequest, TicketResponse};
 pub(crate) use sink::{Emit, LenSink, Overflow, Sink, SliceSink};
 pub(crate) use token::{Purpose, TokenPlain};
 pub(crate) use varint::{VARINT_MAX, put_varint, varint_len};
-pub(crate) use web::{next_web_packet, put_web_packet};
+#[cfg(feature = "fuzzing")]
+pub(crate) use web::next_web_packet;
+pub(crate) use web::{each_web_packet, put_web_packet};
 
 /// The version of the profile, as step 1 and the ticket name it.
 pub(crate) const VERSION: u8 = 1;

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use super::MAX_PACKET;
+use super::{MAX_PACKET, MAX_PACKETS};
 
 /// Adds a packet of at most 1452 bytes to an answer.
 pub(crate) fn put_web_packet(body: &mut Vec<u8>, packet: &[u8]) {
@@ -19,6 +19,20 @@ pub(crate) fn next_web_packet(body: &mut [u8]) -> Option<(&mut [u8], &mut [u8])>
     let (len, rest) = body.split_first_chunk_mut::<2>()?;
     let len = usize::from(u16::from_be_bytes(*len));
     if len > MAX_PACKET { None } else { rest.split_at_mut_checked(len) }
+}
+
+/// Hands the packets of an answer to `take`, 16 at most. Whether that was all: not so if it says what it does not hold.
+pub(crate) fn each_web_packet(body: &mut [u8], mut take: impl FnMut(&mut [u8])) -> bool {
+    let mut rest = body;
+    for _ in 0..MAX_PACKETS {
+        if rest.is_empty() {
+            break;
+        }
+        let Some((packet, more)) = next_web_packet(rest) else { return false };
+        take(packet);
+        rest = more;
+    }
+    true
 }
 
 #[cfg(test)]

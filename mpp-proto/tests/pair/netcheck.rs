@@ -338,6 +338,39 @@ fn a_check_displaces_nobody() {
     );
 }
 
+/// Nor by Web, from which the device hears too: the request of its that waits goes on waiting, and is what is answered.
+// SPEC: R-check-displaces-none
+#[test]
+fn a_check_by_web_displaces_nobody() {
+    let mut pair = crate::web::by_web(|_| ());
+    pair.run(Duration::from_secs(5));
+    assert_eq!((pair.device.transport(), pair.service.stats().web_held), (Transport::Web, 1));
+    for n in 0..6 {
+        let mut check = Netcheck::new(pair.mint(), Seed::new([8 + n; 32]), pair.now, unix(pair.now));
+        check.ask_web(pair.now);
+        let mut packet = [0; 1452];
+        let made = check.poll_web(pair.now, &mut packet).unwrap();
+        let (id, remote) = (WebId(1_000_000 + u64::from(n)), at("203.0.113.9:7"));
+        let packet = &mut packet[..made.len];
+        let request = WebRequest { id, remote, wait: made.wait, packet };
+        assert_eq!(pair.service.handle_web_request(pair.now, request), Disposition::Accepted);
+        let mut body = Vec::new();
+        assert_eq!(pair.service.poll_web(pair.now, &mut body), Some(id), "nobody else is answered");
+        check.handle_web_answer(pair.now, made.id, WebAnswer::Packets(&mut body));
+        let report = check.report();
+        assert_eq!((report.web, report.in_use), (Answers::Yes, InUse::Yes));
+        // There is nothing to be said over what it has agreed on.
+        assert_eq!(check.poll_web(pair.now, &mut [0; 1452]), None);
+        assert_eq!(pair.service.stats().web_held, 1);
+    }
+    pair.publish(Event::changed(StoreId::INBOUND));
+    pair.run(Duration::from_millis(100));
+    assert_eq!(pair.take().len(), 1, "at once");
+    pair.run(Duration::from_secs(120));
+    assert_eq!(pair.device.state(), ConnectionState::Connected);
+    assert_eq!(pair.device.stats().connects, 1, "it was never disturbed: {:?}", pair.events);
+}
+
 /// A clock that is behind that of the device: the service names the serial to begin with.
 #[test]
 fn a_clock_that_is_behind_does_not_matter() {
@@ -421,6 +454,22 @@ proptest! {
         scene.check.handle_timeout(scene.now);
         let report = scene.run();
         prop_assert_eq!((report.v4.udp, report.v6.udp), (Udp::Blocked, Udp::Blocked));
+    }
+
+    /// Whatever body comes by Web, it is not the service's.
+    #[test]
+    fn any_body_is_somebody_elses(mut body: Vec<u8>, framed: bool, request in 0u64..3) {
+        let mut scene = Scene::new(&["192.0.2.1:15096", "[2001:db8:1::1]:15096"], Box::new(|_, _, _| None));
+        scene.check.ask_web(scene.now);
+        while scene.check.poll_web(scene.now, &mut [0; 1452]).is_some() {}
+        if framed {
+            body.splice(0..0, (body.len() as u16).to_be_bytes());
+        }
+        scene.check.handle_web_answer(scene.now, WebRequestId(request), WebAnswer::Packets(&mut body));
+        while scene.check.poll_web(scene.now, &mut [0; 1452]).is_some() {}
+        let report = scene.run();
+        prop_assert_ne!(report.web, Answers::Yes);
+        prop_assert!(report.web_destinations.iter().all(|d| d.seen != WebSeen::Service));
     }
 }
 

@@ -90,7 +90,7 @@ fn secs(secs: u64) -> Duration {
 }
 
 /// A pair without UDP.
-fn by_web(change: impl FnOnce(&mut Http)) -> Pair {
+pub(crate) fn by_web(change: impl FnOnce(&mut Http)) -> Pair {
     let mut pair = Pair::new();
     let mut http = Http::default();
     change(&mut http);
