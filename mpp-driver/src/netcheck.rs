@@ -27,8 +27,8 @@ mod web;
 /// Lookups that have come back, and who waits for them.
 type Mail = Guarded<(Vec<(ResolveId, Vec<SocketAddr>)>, Option<Waker>)>;
 
-/// A look at the network: what it does to the UDP packets of this machine, asked of the service of a ticket, and whether the
-/// service can be reached by Web too (with the feature `web`).
+/// A look at the network: what it does to the UDP packets of this machine, asked of the service of a ticket, and, with the
+/// feature `web`, whether the service can be reached by Web.
 ///
 /// It is a [`Stream`] of reports, each of which says more than the one before, until the last one is
 /// [complete](NetcheckReport::complete); that takes 2 to 5 seconds, 11 at worst. It does its work while it is polled, and ends with its

@@ -1,6 +1,6 @@
-//! Looking at a network: what it does to the UDP packets of this machine, asked of the service of a ticket (SPEC.md,
-//! "Netcheck"), and whether the Web leads there. It displaces no device that is connected with the same ticket: it goes through an exchange, which the
-//! service answers with what it sees, and never confirms the connection.
+//! Looking at a network: what it does to the UDP packets of this machine, asked of the service of a ticket, and whether
+//! the Web leads there (SPEC.md, "Netcheck"). It displaces no device that is connected with the same ticket: it goes
+//! through an exchange, which the service answers with what it sees, and never confirms the connection.
 
 mod leg;
 mod report;
