@@ -349,7 +349,7 @@ pub fn flipped(payload: &[u8], bit: usize) -> Vec<u8> {
 // What follows is written from SPEC.md, section 13.1: an attacker has no use for the machines' own code.
 
 /// The handshake identifier in the clear list of the first packet of an exchange.
-fn handshake(payload: &[u8]) -> Option<[u8; 8]> {
+pub fn handshake(payload: &[u8]) -> Option<[u8; 8]> {
     let mut rest = payload.strip_prefix(&[0; 16])?.strip_prefix(&[3])?;
     while let [tag @ 128..=254, after @ ..] = rest {
         let (len, after) = match after {
@@ -382,7 +382,8 @@ fn error(handshake: [u8; 8], code: u16, retry_after: Duration) -> Vec<u8> {
     out
 }
 
-fn defer(handshake: [u8; 8], challenge: &[u8]) -> Vec<u8> {
+/// A Defer with this challenge for the attempt with this handshake identifier.
+pub fn defer(handshake: [u8; 8], challenge: &[u8]) -> Vec<u8> {
     let mut out = handshake.to_vec();
     out.extend([5, 133, 16]);
     out.extend(challenge);

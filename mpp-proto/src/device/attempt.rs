@@ -8,6 +8,7 @@ use core::num::NonZeroU16;
 use core::time::Duration;
 
 use super::Deadlines;
+use super::echoes::{Echoes, Form};
 use super::event::Family;
 use super::transport::Transport;
 use crate::crypto::{
@@ -37,8 +38,6 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const NEXT_START: Duration = Duration::from_secs(1);
 /// Addresses tried in one attempt.
 const MAX_CANDIDATES: usize = 8;
-/// Challenges followed in one attempt.
-const MAX_DEFERS: usize = 2;
 /// Identifiers issued at the start.
 const IDENTIFIERS: usize = 3;
 
@@ -62,22 +61,12 @@ pub(crate) struct Proposal {
 struct Candidate {
     remote: SocketAddr,
     starts_at: Instant,
-    sent: usize,
-    echo: Option<Echo>,
+    sent: u32,
+    echoes: Echoes,
 }
 
-/// Step 1 with an echo that an address asked for, or somebody in its name: it is sent along with the first one.
-#[derive(Debug)]
-struct Echo {
-    step: usize,
-    is_due: bool,
-    sent: usize,
-    sent_at: Instant,
-}
-
-/// One form of step 1. It is built once and sent again byte for byte.
+/// One form of step 1. It is sent again byte for byte.
 struct Step {
-    echo: Option<[u8; 16]>,
     packet: Vec<u8>,
     digest: StepOneDigest,
 }
@@ -93,7 +82,9 @@ pub(crate) struct Attempt {
     share: Option<Share>,
     identifiers: [u8; IDENTIFIERS * DEVICE_IDENTIFIER],
     proposal: Proposal,
-    steps: Vec<Step>,
+    first: Option<Step>,
+    /// The last echo that was sent.
+    echo: Vec<u8>,
     candidates: Vec<Candidate>,
     web: Option<WebLeg>,
     /// It is made because the connection in use is in trouble: if that is heard again it is not wanted any more.
@@ -109,7 +100,7 @@ struct WebLeg {
     starts_at: Instant,
     step: Option<Step>,
     /// How often it was sent, and when the last time.
-    sent: usize,
+    sent: u32,
     sent_at: Instant,
 }
 
@@ -124,7 +115,7 @@ pub(crate) enum Origin {
 pub(crate) enum Answered {
     /// It was not authentic, or told nothing new.
     Nothing,
-    /// A challenge: step 1 is sent again with the echo.
+    /// A challenge: step 1 is sent with it, or with another of those that came.
     Deferred,
     /// A hint that proves nothing: for people only.
     Hint(Code, SocketAddr),
@@ -177,7 +168,8 @@ impl Attempt {
             share,
             identifiers,
             proposal,
-            steps: Vec::new(),
+            first: None,
+            echo: Vec::new(),
             candidates: Vec::new(),
             web: None,
             provisional: false,
@@ -189,7 +181,7 @@ impl Attempt {
         let mut clear = Vec::new();
         attempt.clear(None, None, false).emit(&mut clear);
         attempt.random = initiator_random(&attempt.secret, &rng.array(), &connect, &clear);
-        attempt.steps.extend(attempt.step(None, false));
+        attempt.first = attempt.step(None, false);
         attempt
     }
 
@@ -233,7 +225,7 @@ impl Attempt {
         write_sealed(&mut sealed[..room], &connect).ok()?;
         ConnectKey::new(&self.secret, clear).seal(clear, sealed);
         let digest = StepOneDigest::of(&packet);
-        Some(Step { echo, packet, digest })
+        Some(Step { packet, digest })
     }
 
     /// Step 1 goes by Web too, from `at` on or from when it was to go before.
@@ -284,7 +276,12 @@ impl Attempt {
                     None => now,
                 };
                 let starts_at = starts_at.max(now);
-                self.candidates.push(Candidate { remote: *remote, starts_at, sent: 0, echo: None });
+                self.candidates.push(Candidate {
+                    remote: *remote,
+                    starts_at,
+                    sent: 0,
+                    echoes: Echoes::default(),
+                });
             }
         }
     }
@@ -304,7 +301,8 @@ impl Attempt {
     /// Names every deadline: when something is to be sent, and when the attempt ends.
     pub(crate) fn deadlines(&self, is_open: impl Fn(Family) -> bool, next: &mut Deadlines) {
         let open = self.candidates.iter().filter(|c| is_open(Family::of(&c.remote)));
-        open.filter_map(Candidate::due).for_each(|at| next.send(at, TimerKind::Exchange));
+        let due = open.flat_map(|c| [c.due(), c.echoes.due(self.started)]);
+        due.flatten().for_each(|at| next.send(at, TimerKind::Exchange));
         next.act(self.ends_at(), TimerKind::Exchange);
     }
 
@@ -321,13 +319,16 @@ impl Attempt {
         now: Instant,
         link_of: impl Fn(Family) -> Option<LinkId>,
     ) -> Option<(LinkId, SocketAddr, &[u8])> {
-        for candidate in &mut self.candidates {
-            let Some(link) = link_of(Family::of(&candidate.remote)) else { continue };
-            if let Some(echo) = candidate.echo.as_mut().filter(|echo| echo.is_due) {
-                echo.is_due = false;
-                echo.sent += 1;
-                echo.sent_at = now;
-                return Some((link, candidate.remote, &self.steps[echo.step].packet));
+        for at in 0..self.candidates.len() {
+            let candidate = &mut self.candidates[at];
+            let remote = candidate.remote;
+            let Some(link) = link_of(Family::of(&remote)) else { continue };
+            if let Some(challenge) = candidate.echoes.take_due(now) {
+                // Built again rather than kept: the same challenge makes the same bytes.
+                let Some(Step { packet, digest }) = self.step(Some(challenge), false) else { continue };
+                self.candidates[at].echoes.sent(now, challenge, digest);
+                self.echo = packet;
+                return Some((link, remote, &self.echo));
             }
             if candidate.due().is_some_and(|at| at <= now) {
                 // Whoever opened a link late starts late: the sendings keep their distance.
@@ -335,10 +336,8 @@ impl Attempt {
                     candidate.starts_at = now;
                 }
                 candidate.sent += 1;
-                if let Some(echo) = &mut candidate.echo {
-                    echo.is_due = true;
-                }
-                return Some((link, candidate.remote, &self.steps[0].packet));
+                candidate.echoes.repeat();
+                return self.first.as_ref().map(|step| (link, remote, &*step.packet));
             }
         }
         None
@@ -351,7 +350,13 @@ impl Attempt {
 
     /// Takes an answer. Unless it is authentic the packet's bytes are left as they were. What answers a step 1 that was
     /// sent by Web comes by Web, and nothing else does.
-    pub(crate) fn handle_answer(&mut self, now: Instant, from: Origin, packet: &mut [u8]) -> Answered {
+    pub(crate) fn handle_answer(
+        &mut self,
+        now: Instant,
+        from: Origin,
+        packet: &mut [u8],
+        rng: &mut Rng,
+    ) -> Answered {
         let Ok(answer) = Answer::parse(packet) else { return Answered::Nothing };
         let (kind, clear_len) = (answer.kind, answer.clear.len());
         match (kind, from) {
@@ -360,8 +365,12 @@ impl Attempt {
                 self.hinted = true;
                 Answered::Hint(code, path.remote)
             }
+            // It may be forged, so nothing waits for it and nothing is given up for it: the first step 1 is sent on.
             (AnswerKind::Defer { challenge }, Origin::Udp(path)) => {
-                self.follow_defer(now, path.remote, challenge)
+                match self.asked(path.remote).is_some_and(|c| c.echoes.offer(now, challenge, rng)) {
+                    true => Answered::Deferred,
+                    false => Answered::Nothing,
+                }
             }
             // TCP has proved the address, and whoever carries the request can say what he likes.
             (AnswerKind::ClearError { .. } | AnswerKind::Defer { .. }, Origin::Web) => Answered::Nothing,
@@ -372,34 +381,31 @@ impl Attempt {
         }
     }
 
-    fn follow_defer(&mut self, now: Instant, from: SocketAddr, challenge: [u8; 16]) -> Answered {
-        let Some(at) = self.candidates.iter().position(|c| c.remote == from) else {
-            return Answered::Nothing;
-        };
-        if self.steps.len() > MAX_DEFERS || self.steps.iter().any(|step| step.echo == Some(challenge)) {
-            return Answered::Nothing;
-        }
-        let Some(step) = self.step(Some(challenge), false) else { return Answered::Nothing };
-        self.steps.push(step);
-        let step = self.steps.len() - 1;
-        // It may be forged, so nothing waits for it and nothing is given up for it: the first step 1 is sent on.
-        self.candidates[at].echo = Some(Echo { step, is_due: true, sent: 0, sent_at: now });
-        Answered::Deferred
+    /// The address, if step 1 was sent to it.
+    fn asked(&mut self, remote: SocketAddr) -> Option<&mut Candidate> {
+        self.candidates.iter_mut().find(|c| c.remote == remote && c.sent > 0)
     }
 
     /// The forms of step 1 that something which came this way can be an answer to.
-    fn steps_by(&self, way: Origin) -> impl Iterator<Item = &Step> {
-        let (udp, web) = match way {
-            Origin::Udp(_) => (&self.steps[..], None),
-            Origin::Web => (&[][..], self.web.as_ref().and_then(|leg| leg.step.as_ref())),
+    fn forms_by(&self, way: Origin) -> impl Iterator<Item = Form> {
+        let candidate = match way {
+            Origin::Udp(path) => self.candidates.iter().find(|c| c.remote == path.remote),
+            Origin::Web => None,
         };
-        udp.iter().chain(web)
+        let (step, sent, sent_at) = match (way, candidate, &self.web) {
+            (Origin::Udp(_), Some(to), _) => (self.first.as_ref(), to.sent, to.starts_at),
+            (Origin::Udp(_), None, _) => (self.first.as_ref(), 0, self.started),
+            (Origin::Web, _, Some(leg)) => (leg.step.as_ref(), leg.sent, leg.sent_at),
+            (Origin::Web, _, None) => (None, 0, self.started),
+        };
+        let first = step.map(|step| Form { digest: step.digest, sent, sent_at });
+        first.into_iter().chain(candidate.into_iter().flat_map(|c| c.echoes.forms()))
     }
 
     fn open_error(&self, from: Origin, packet: &mut [u8], clear_len: usize) -> Answered {
         let (clear, sealed) = packet.split_at_mut(clear_len);
-        for step in self.steps_by(from) {
-            let key = ErrorKey::new(&self.secret, &step.digest, clear);
+        for form in self.forms_by(from) {
+            let key = ErrorKey::new(&self.secret, &form.digest, clear);
             if let Ok(plain) = key.open(clear, sealed) {
                 return match read_sealed(plain).and_then(ErrorBody::parse) {
                     Ok(ErrorBody { code, retry_after, serial, .. }) => {
@@ -422,31 +428,25 @@ impl Attempt {
     ) -> Option<Answered> {
         // The connection's packets will go to where this came from. Whoever carries a copy of it elsewhere, and is
         // faster, must not draw them to itself.
-        let candidate = match from {
-            Origin::Udp(path) => Some(self.candidates.iter().find(|c| c.remote == path.remote)?),
-            Origin::Web => None,
-        };
+        if let Origin::Udp(path) = from
+            && self.candidates.iter().all(|c| c.remote != path.remote)
+        {
+            return None;
+        }
         let (clear, sealed) = packet.split_at_mut(clear_len);
         let agreed = match (&self.share, &peer) {
             (Some(own), Some(peer)) => Some(own.agree(peer)?),
             _ => None,
         };
         let mut opened = None;
-        for (at, step) in self.steps_by(from).enumerate() {
-            let key = AnswerKey::new(&self.secret, agreed.as_deref(), &step.digest, clear);
+        for form in self.forms_by(from) {
+            let key = AnswerKey::new(&self.secret, agreed.as_deref(), &form.digest, clear);
             if key.open(clear, sealed).is_ok() {
-                opened = Some((at, key));
+                opened = Some((form, key));
                 break;
             }
         }
-        let (step, key) = opened?;
-        let (sent, sent_at) = match (candidate, &self.web) {
-            (Some(Candidate { echo: Some(echo), .. }), _) if echo.step == step => (echo.sent, echo.sent_at),
-            (Some(candidate), _) if step == 0 => (candidate.sent, candidate.starts_at),
-            (None, Some(leg)) => (leg.sent, leg.sent_at),
-            // One with an earlier echo, of which it is not known when it was sent.
-            _ => (0, now),
-        };
+        let (form, key) = opened?;
         let plain = sealed.get(..sealed.len().checked_sub(AEAD_TAG)?)?;
         let response = read_sealed(plain).and_then(ConnectResponse::parse).ok()?;
         let mut own = [[0; DEVICE_IDENTIFIER]; IDENTIFIERS];
@@ -468,14 +468,14 @@ impl Attempt {
             check_port: response.check_port,
             started: self.started,
             proposal: self.proposal,
-            round_trip: (sent == 1).then(|| now.since(sent_at)),
+            round_trip: (form.sent == 1).then(|| now.since(form.sent_at)),
         })))
     }
 }
 
 impl Candidate {
     fn due(&self) -> Option<Instant> {
-        SENDINGS.get(self.sent).map(|after| self.starts_at + *after)
+        SENDINGS.get(self.sent as usize).map(|after| self.starts_at + *after)
     }
 }
 

@@ -124,7 +124,7 @@ impl Device {
 
     pub(super) fn receive_answer(&mut self, now: Instant, from: Origin, payload: &mut [u8]) -> Disposition {
         let Some(attempt) = self.phase.attempt_mut() else { return Disposition::NotForUs };
-        match attempt.handle_answer(now, from, payload) {
+        match attempt.handle_answer(now, from, payload, &mut self.rng) {
             Answered::Nothing => Disposition::Dropped(DropReason::Unauthentic),
             Answered::Deferred => Disposition::Accepted,
             Answered::Hint(code, from) => {

@@ -4,6 +4,7 @@ pub(crate) mod attempt;
 mod config;
 mod connection;
 mod deadlines;
+mod echoes;
 mod endpoint;
 mod event;
 mod exchange;

@@ -217,29 +217,37 @@ impl Leg {
         self.attempts < 2
     }
 
-    pub(super) fn receive(&mut self, now: Instant, remote: SocketAddr, payload: &mut [u8]) -> Took {
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        payload: &mut [u8],
+        rng: &mut Rng,
+    ) -> Took {
         // Which socket it came to makes no difference to the exchange.
         let from = Origin::Udp(Path::new(LinkId(0), remote));
         match &mut self.attempt {
-            Some(attempt) if attempt.recognizes(payload) => match attempt.handle_answer(now, from, payload) {
-                Answered::Nothing => Took::Nothing(Disposition::Dropped(DropReason::Unauthentic)),
-                Answered::Deferred => Took::News,
-                Answered::Hint(code, _) => {
-                    self.hint = true;
-                    Took::Hint(code)
-                }
-                Answered::Refused { code, serial, .. } => Took::Refused { code, serial },
-                Answered::Complete(agreed) => {
-                    self.exchange = Exchange::Complete;
-                    self.attempt = None;
-                    if let (Some(at), Some(endpoint)) = (self.target(remote), agreed.endpoint) {
-                        self.primary = Some(at);
-                        self.see(at, endpoint);
+            Some(attempt) if attempt.recognizes(payload) => {
+                match attempt.handle_answer(now, from, payload, rng) {
+                    Answered::Nothing => Took::Nothing(Disposition::Dropped(DropReason::Unauthentic)),
+                    Answered::Deferred => Took::News,
+                    Answered::Hint(code, _) => {
+                        self.hint = true;
+                        Took::Hint(code)
                     }
-                    self.exchange_trip = agreed.round_trip;
-                    Took::Complete { in_use: agreed.in_use, check_port: agreed.check_port }
+                    Answered::Refused { code, serial, .. } => Took::Refused { code, serial },
+                    Answered::Complete(agreed) => {
+                        self.exchange = Exchange::Complete;
+                        self.attempt = None;
+                        if let (Some(at), Some(endpoint)) = (self.target(remote), agreed.endpoint) {
+                            self.primary = Some(at);
+                            self.see(at, endpoint);
+                        }
+                        self.exchange_trip = agreed.round_trip;
+                        Took::Complete { in_use: agreed.in_use, check_port: agreed.check_port }
+                    }
                 }
-            },
+            }
             _ => self.receive_stun(now, remote, payload),
         }
     }

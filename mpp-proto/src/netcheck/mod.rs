@@ -64,7 +64,8 @@ pub enum NetcheckEvent {
 ///
 /// It is driven like a [`Device`](crate::Device): feed it packets and timeouts, drain its packets and events, in any order
 /// and as often as you like. It asks four addresses of the service at most in a family; there it sends 12 packets of 1200
-/// bytes at most (twice as many if this machine's clock is behind) and 45 of 20 bytes, and usually 3 and 12. By Web, if the
+/// bytes at most (twice as many if this machine's clock is behind) and 45 of 20 bytes, and usually 3 and 12; where proofs of
+/// the address are asked for, another packet of 1200 bytes for each, four in a second to one address at most. By Web, if the
 /// host has [said](Self::ask_web) that it can, it makes one request to each base URL of the ticket at most, usually one.
 pub struct Netcheck {
     ticket: Ticket,
@@ -158,7 +159,7 @@ impl Netcheck {
         if self.legs[at].is_done() {
             return Disposition::NotForUs;
         }
-        let took = self.legs[at].receive(now, path.remote, payload);
+        let took = self.legs[at].receive(now, path.remote, payload, &mut self.rng);
         if let Took::Nothing(disposition) = took {
             return disposition;
         }
@@ -203,7 +204,7 @@ impl Netcheck {
     /// that is not known, or not any more, does nothing.
     pub fn handle_web_answer(&mut self, now: Instant, id: WebRequestId, answer: WebAnswer<'_>) {
         self.handle_timeout(now);
-        let took = self.web.receive(now, id, answer);
+        let took = self.web.receive(now, id, answer, &mut self.rng);
         if matches!(took, Took::Nothing(_)) {
             return;
         }

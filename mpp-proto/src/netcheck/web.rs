@@ -10,6 +10,7 @@ use super::report::{Answers, WebDestination, WebSeen};
 use crate::device::attempt::{Answered, Attempt, Origin};
 use crate::device::{Deadlines, WebAnswer, WebRequestId, WebTransmit};
 use crate::path::Disposition;
+use crate::random::Rng;
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
 use crate::wire::{Ticket, each_web_packet};
@@ -66,7 +67,13 @@ impl WebLeg {
     }
 
     /// How a request ended.
-    pub(super) fn receive(&mut self, now: Instant, id: WebRequestId, answer: WebAnswer<'_>) -> Took {
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        id: WebRequestId,
+        answer: WebAnswer<'_>,
+        rng: &mut Rng,
+    ) -> Took {
         let at = usize::try_from(id.0).unwrap_or(usize::MAX);
         let (Some(attempt), Some(base)) = (&mut self.attempt, self.bases.get_mut(at).filter(|b| b.is_out))
         else {
@@ -76,7 +83,7 @@ impl WebLeg {
         // The next one need not wait any longer.
         self.next_at = self.next_at.min(now);
         let (seen, took) = match answer {
-            WebAnswer::Packets(body) => match proof(attempt, now, body) {
+            WebAnswer::Packets(body) => match proof(attempt, now, body, rng) {
                 Some(took) => (WebSeen::Service, took),
                 // Whoever is on the way can answer what he likes.
                 None => (WebSeen::Stranger, Took::News),
@@ -143,13 +150,13 @@ impl WebLeg {
 }
 
 /// What the service says in this body, if it is the service's.
-fn proof(attempt: &mut Attempt, now: Instant, body: &mut [u8]) -> Option<Took> {
+fn proof(attempt: &mut Attempt, now: Instant, body: &mut [u8], rng: &mut Rng) -> Option<Took> {
     let mut took = None;
     each_web_packet(body, |packet| {
         if took.is_some() || !attempt.recognizes(packet) {
             return;
         }
-        took = match attempt.handle_answer(now, Origin::Web, packet) {
+        took = match attempt.handle_answer(now, Origin::Web, packet, rng) {
             Answered::Complete(agreed) => {
                 Some(Took::Complete { in_use: agreed.in_use, check_port: agreed.check_port })
             }

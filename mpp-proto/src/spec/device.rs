@@ -104,7 +104,7 @@ fn the_first_data_packet_is_a_heartbeat() {
     assert_eq!(host.device.state(), ConnectionState::Connected);
 }
 
-// SPEC: R-hints, R-two-defers
+// SPEC: R-hints
 #[test]
 fn hints_change_nothing() {
     let mut host = Host::new();
@@ -121,15 +121,12 @@ fn hints_change_nothing() {
         assert!(hint(&mut host, kind).is_empty());
     }
     assert_eq!(host.run(ms(1_000)).len(), 1, "step 1 is sent again as if nothing had been");
-    for challenge in [[1; 16], [2; 16]] {
-        let followed = hint(&mut host, AnswerKind::Defer { challenge });
-        assert_eq!(followed.len(), 1);
-        assert_eq!(Step1::parse(&followed[0]).unwrap().echo, Some(challenge));
-    }
-    assert!(hint(&mut host, AnswerKind::Defer { challenge: [3; 16] }).is_empty());
-    // Both may have been forged: the first step 1 goes on as if they had not been there.
-    let again = host.run(ms(2_000));
-    assert_eq!(again.iter().map(|(_, packet)| *packet == step1).collect::<Vec<_>>(), [true, false]);
+    let followed = hint(&mut host, AnswerKind::Defer { challenge: [1; 16] });
+    assert_eq!(followed.len(), 1);
+    assert_eq!(Step1::parse(&followed[0]).unwrap().echo, Some([1; 16]));
+    // It may have been forged: the first step 1 goes on as if it had not been there, and the echo along with it.
+    let again: Vec<_> = host.run(ms(2_000)).into_iter().map(|(_, packet)| packet).collect();
+    assert_eq!(again, [step1.clone(), followed[0].clone()]);
     // The genuine answer to the first step 1 still counts.
     assert_eq!(host.answer(&step1), Disposition::Accepted);
     let beat = host.take().remove(0);

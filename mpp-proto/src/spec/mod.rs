@@ -2,6 +2,7 @@
 //! service made by hand from nothing but layouts and keys talk to the real ones.
 
 mod bytes;
+mod defers;
 mod device;
 mod examples;
 mod exchange;
