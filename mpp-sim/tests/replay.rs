@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use common::{ALICE, connect, ms, quick, secs, store, world};
 use mpp_proto::{
-    AccountId, Code, DeferPolicy, DeviceEvent, DeviceStatus, Disposition, Event, Instant, ServiceEvent,
-    StoreSet, UnixTime,
+    AccountId, Code, DeferPolicy, DeviceEvent, DeviceStatus, Disposition, Event, Instant, Notification,
+    NotificationKind, ServiceEvent, StoreSet, UnixTime,
 };
 use mpp_sim::attacker::replays;
 use mpp_sim::{
@@ -488,4 +488,38 @@ fn a_restored_backup_is_noticed() {
         assert_eq!(tally.gaps > 0, published_since > 0, "{tally:?}");
         assert_eq!(world.payloads(device).count(), 4 + published_since as usize);
     }
+}
+
+// F10. The new history has grown to where the old one was when the service is restarted, and only one device had come in
+// between. What the host restores is what it was told.
+#[test]
+fn the_epoch_that_a_lost_history_began_outlives_a_restart() {
+    let (mut world, service) = world(12);
+    let devices: Vec<_> = (0..2)
+        .map(|n| {
+            let ticket = world.ticket(&[service], ALICE, n);
+            world.add_device(ticket, quick())
+        })
+        .collect();
+    let publish = |world: &mut World, n: u32| {
+        world.publish(service, ALICE, &Post::new(store(2), format!("{n}"))).unwrap();
+        world.run_for(secs(1));
+    };
+    devices.iter().for_each(|device| connect(&mut world, *device));
+    (0..3).for_each(|n| publish(&mut world, n));
+    let backup = world.backup(service);
+    (10..15).for_each(|n| publish(&mut world, n));
+    world.kill(devices[0]);
+    world.restore_backup(service, &backup, true);
+    world.run_for(secs(60));
+    connect(&mut world, devices[1]);
+    (20..25).for_each(|n| publish(&mut world, n));
+    world.restart_service(service, Restart { secret: true, heads: true });
+    world.restore(devices[0]);
+    connect(&mut world, devices[0]);
+    world.run_for(secs(60));
+    // The judge knows that it has heard of everything, or of a gap.
+    world.check();
+    let is_gap = |n: &Notification| matches!(n.kind, NotificationKind::Gap(_));
+    assert!(world.log(devices[0]).iter().filter_map(|e| e.notification()).any(is_gap));
 }

@@ -1,6 +1,6 @@
 //! Several shards behind one handle.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -44,10 +44,11 @@ pub async fn several_shards_behind_one_handle<K: Kit>(w: World<K>) {
         service.restore(AccountHead::new(AccountId::of(name))).unwrap();
         clients.extend((0..EACH).map(|n| Client::<K>::connect(ticket_of(name, n, address))));
     }
-    let mut connected = BTreeSet::new();
+    let (mut connected, mut epochs) = (BTreeSet::new(), BTreeMap::new());
     while connected.len() < clients.len() {
         match w.within(20, "a device", events.next()).await.expect("the service is closed") {
             ServiceEvent::Connected { account, device, .. } => assert!(connected.insert((account, device))),
+            ServiceEvent::Epoch { account, epoch } => assert_eq!(epochs.insert(account, epoch), None),
             other => panic!("{other:?}"),
         }
     }
@@ -58,7 +59,8 @@ pub async fn several_shards_behind_one_handle<K: Kit>(w: World<K>) {
             client.acknowledge(Serial(1));
         }
         assert_eq!(service.devices(name).len(), EACH as usize);
-        assert_eq!(service.head(name).unwrap().newest, Serial(1));
+        let head = service.head(name).unwrap();
+        assert_eq!((head.newest, head.epoch.as_ref()), (Serial(1), epochs.get(&head.account)));
     }
     let stats = service.stats();
     assert_eq!((stats.core.connected, stats.core.published), (connected.len() as u64, ACCOUNTS as u64));

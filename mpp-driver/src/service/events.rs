@@ -1,4 +1,4 @@
-//! Which devices connect and go.
+//! What a service tells its host.
 
 use std::future::poll_fn;
 use std::pin::Pin;

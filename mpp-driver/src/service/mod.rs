@@ -178,7 +178,9 @@ impl<R> Service<R> {
         self.command(account, |core, account, _| core.skip(account, upto))
     }
 
-    /// Makes a channel known: a new one, or one whose history the host has kept.
+    /// Makes a channel known: a new one, or one whose history the host has kept, events and epoch. Such a host takes
+    /// [`ServiceEvent::Epoch`](mpp_proto::ServiceEvent::Epoch) from [`events`](Self::events) as long as the service runs, and
+    /// makes it durable.
     ///
     /// # Errors
     /// See [`PublishError`].
@@ -229,9 +231,9 @@ impl<R> Service<R> {
         positions
     }
 
-    /// Which devices connect and go, and what the host has to decide.
+    /// Which devices connect and go, which histories begin, and what the host has to decide.
     ///
-    /// What no one has taken yet is one flag per device, not a queue: a listener that is slow hears of the last state,
+    /// What no one has taken yet is one flag per device and channel, not a queue: a listener that is slow hears of the last state,
     /// and memory does not grow. Several streams share the events: each goes to one of them. While there is no stream
     /// at all, events are thrown away.
     pub fn events(&self) -> ServiceEvents {

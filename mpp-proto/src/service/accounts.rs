@@ -32,6 +32,8 @@ pub(super) struct Account {
     pub(super) dirty: bool,
     /// Whether one of the new events is of high urgency.
     pub(super) urgent: bool,
+    /// Whether the host has to be told of the epoch.
+    untold: bool,
 }
 
 const _: () = assert!(size_of::<Account>() <= 64);
@@ -53,6 +55,8 @@ pub(super) enum Writer {
 pub(super) struct Accounts {
     config: Arc<ServiceConfig>,
     slab: Slab<Account>,
+    /// Those whose epoch the host has to be told of, each once.
+    untold: VecDeque<u32>,
     /// Index by id. The hash is seeded, though the ids are hashes already: whoever may name accounts could choose
     /// them.
     directory: HashTable<u32>,
@@ -75,6 +79,7 @@ impl Accounts {
     pub(super) fn new(config: Arc<ServiceConfig>, rng: &mut Rng) -> Self {
         Self {
             slab: Slab::new(config.accounts),
+            untold: VecDeque::new(),
             logs: Slab::new(config.accounts),
             directory: HashTable::new(),
             hasher: Seeded::new(rng),
@@ -110,7 +115,7 @@ impl Accounts {
             Serial::ZERO => NIL,
             newest => self.logs.insert(Log::restored(newest)).ok_or(full)?,
         };
-        let epoch = head.epoch.unwrap_or_else(|| draw_epoch(rng));
+        let epoch = head.epoch.unwrap_or_default();
         let account = Account { id: head.account, epoch, log, ..Account::default() };
         let Some(index) = self.slab.insert(account) else {
             self.logs.remove(log);
@@ -118,6 +123,9 @@ impl Accounts {
         };
         let (hasher, slab) = (&self.hasher, &self.slab);
         self.directory.insert_unique(hasher.hash_one(head.account), index, |i| hasher.hash_one(slab[*i].id));
+        if head.epoch.is_none() {
+            self.begin_epoch(index, rng);
+        }
         Ok(index)
     }
 
@@ -163,9 +171,20 @@ impl Accounts {
         AccountHead::restored(account.id, account.epoch, self.log(index).newest())
     }
 
-    /// The history of a channel turned out to be lost: what its devices know of it counts no more.
-    pub(super) fn renew_epoch(&mut self, index: u32, rng: &mut Rng) {
-        self.slab[index].epoch = draw_epoch(rng);
+    /// Begins the history of a channel. If there was one it turned out to be lost: what devices know of it counts no more.
+    pub(super) fn begin_epoch(&mut self, index: u32, rng: &mut Rng) {
+        let account = &mut self.slab[index];
+        account.epoch = draw_epoch(rng);
+        if !core::mem::replace(&mut account.untold, true) {
+            self.untold.push_back(index);
+        }
+    }
+
+    /// The next epoch that the host has not been told of.
+    pub(super) fn untold_epoch(&mut self) -> Option<(AccountId, Epoch)> {
+        let account = &mut self.slab[self.untold.pop_front()?];
+        account.untold = false;
+        Some((account.id, account.epoch))
     }
 
     /// Appends an event that has been checked, and keeps the limits of all rings.

@@ -14,7 +14,8 @@ use crate::wire::Code;
 pub struct AccountHead {
     /// Whose channel.
     pub account: AccountId,
-    /// The epoch of its history; `None`: a new history, for which the service draws an epoch.
+    /// The epoch of its history; `None`: a new history, for which the service draws an epoch
+    /// ([`ServiceEvent::Epoch`]).
     pub epoch: Option<Epoch>,
     /// Its newest serial.
     pub newest: Serial,
@@ -36,6 +37,19 @@ impl AccountHead {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServiceEvent {
+    /// A history of a channel begins, and the service has drawn its epoch (SPEC.md, section 17.5): the channel is new, or a
+    /// device has shown that the host lost events which that device has. Comes before what follows from it.
+    ///
+    /// A host that keeps its log makes the epoch durable before the log takes the channel's next event, and names it to
+    /// [`Service::restore`](super::Service::restore) from then on. If it came back with the epoch before, serials of both
+    /// histories would have one name, and a device that was away would take new events for those it has: it would never hear
+    /// of them, nor of a gap. A host whose log is in memory has nothing to do.
+    Epoch {
+        /// Whose channel.
+        account: AccountId,
+        /// Its epoch from now on.
+        epoch: Epoch,
+    },
     /// A device is connected.
     Connected {
         /// Whose.

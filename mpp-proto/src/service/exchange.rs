@@ -238,7 +238,7 @@ impl Service {
         if wish.epoch == self.accounts.get(account).epoch
             && wish.position > self.accounts.log(account).newest()
         {
-            self.accounts.renew_epoch(account, &mut self.rng);
+            self.accounts.begin_epoch(account, &mut self.rng);
             // Not 409, which makes a device stop: these have to come back.
             self.close_all_of(now, account, Code::TIMEOUT);
         }

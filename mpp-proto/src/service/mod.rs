@@ -257,6 +257,11 @@ impl Service {
 
     /// Opens a channel, with its history if it has one. A channel that is open already is left as it is.
     ///
+    /// The history of a channel is its epoch and its events, and a host that keeps one keeps both. The service draws the epoch
+    /// if `head` names none, and another one if a device shows that the host has lost events, a restored backup say:
+    /// [`ServiceEvent::Epoch`] names each. The host makes it durable before its log takes the channel's next event, and restores
+    /// the channel with the last one it was told of.
+    ///
     /// # Errors
     /// [`PublishError::Capacity`] if the table of channels is full; [`PublishError::OtherShard`]; [`PublishError::Serial`];
     /// [`PublishError::Open`] if the channel is open with another history: a device was faster than the host.
@@ -478,9 +483,12 @@ impl Service {
         self.fill(now, batch)
     }
 
-    /// The next event. Events are flags in the records of the devices: however many devices come and go, none is
-    /// lost and no queue fills up.
+    /// The next event. Events are flags in the records of the devices and channels: however many devices come and go, none
+    /// is lost and no queue fills up.
     pub fn poll_event(&mut self) -> Option<ServiceEvent> {
+        if let Some((account, epoch)) = self.accounts.untold_epoch() {
+            return Some(ServiceEvent::Epoch { account, epoch });
+        }
         while let Some(slot) = self.events.pop_front() {
             if let Some(event) = self.event_of(slot) {
                 return Some(event);

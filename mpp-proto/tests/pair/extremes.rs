@@ -178,6 +178,7 @@ fn a_host_that_slept_hears_of_a_device_in_order() {
         matches!(
             pair.service_events[..],
             [
+                ServiceEvent::Epoch { .. },
                 ServiceEvent::Connected { .. },
                 ServiceEvent::Closed { reason: CloseReason::Superseded, .. },
                 ServiceEvent::Connected { .. }

@@ -70,8 +70,8 @@ pub struct Restart {
     /// Its secret, by which it can tell devices of its former life that they have to connect anew. Without it they
     /// find out by silence.
     pub secret: bool,
-    /// The head of every channel (epoch and newest serial), as a host with a durable store does. Without it every
-    /// channel begins a new epoch.
+    /// The head of every channel (newest serial, and the epoch that the host was told of last), as a host with a durable
+    /// store does. Without it every channel begins a new epoch.
     pub heads: bool,
 }
 
@@ -224,6 +224,7 @@ impl World {
             config: Arc::new(config),
             addresses,
             heads: Vec::new(),
+            epochs: BTreeMap::new(),
             log: (!self.lean).then(Vec::new),
             ledger: BTreeMap::new(),
             batch: TransmitBatch::new(64),
@@ -288,10 +289,11 @@ impl World {
 
     /// Kills a service: it says nothing to anybody.
     pub fn stop_service(&mut self, service: ServiceHandle) {
-        let node = &mut self.services[service.0 as usize];
-        if let Some(machine) = node.machine.take() {
-            let channels = self.channels.range((service.0, AccountId([0; 16]))..=(service.0, MAX_ACCOUNT));
-            node.heads = channels.filter_map(|((_, account), _)| machine.head(account)).collect();
+        let node = &self.services[service.0 as usize];
+        if node.machine.is_some() {
+            let heads = self.heads(service).collect();
+            let node = &mut self.services[service.0 as usize];
+            (node.machine, node.heads) = (None, heads);
         }
         self.web_stopped(service.0);
         self.pump_service(service.0);
@@ -307,7 +309,9 @@ impl World {
     fn start_service(&mut self, service: ServiceHandle, keep: Restart, history: bool) {
         let index = service.0;
         let node = &mut self.services[index as usize];
-        let heads = std::mem::take(&mut node.heads);
+        let mut heads = std::mem::take(&mut node.heads);
+        heads.retain(|_| keep.heads);
+        node.epochs = heads.iter().filter_map(|head| Some((head.account, head.epoch?))).collect();
         for (_, channel) in self.channels.range_mut((index, AccountId([0; 16]))..=(index, MAX_ACCOUNT)) {
             channel.restart(self.now, history);
         }
@@ -318,7 +322,7 @@ impl World {
             node.config = Arc::new(config);
         }
         self.boot_service(index);
-        for head in heads.into_iter().filter(|_| keep.heads) {
+        for head in heads {
             self.with_service(service, |s, _| s.restore(head))
                 .expect("room for a channel that there was room for");
         }

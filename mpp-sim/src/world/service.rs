@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mpp_proto::{
-    AccountHead, Datagram, Disposition, Instant, LinkId, Path, Progress, Service, ServiceConfig,
-    ServiceEvent, TransmitBatch, WebId,
+    AccountHead, AccountId, Datagram, Disposition, Epoch, Instant, LinkId, Path, Progress, Service,
+    ServiceConfig, ServiceEvent, TransmitBatch, WebId,
 };
 
 use super::boxes::Boxes;
@@ -48,8 +48,10 @@ pub(super) struct ServiceNode {
     pub(super) config: Arc<ServiceConfig>,
     /// By link number.
     pub(super) addresses: Vec<SocketAddr>,
-    /// The heads of its channels when it was last stopped, as a durable store would have them.
+    /// The heads of its channels when it was last stopped, as its host's durable store has them.
     pub(super) heads: Vec<AccountHead>,
+    /// The epochs in that store: those with which channels were restored, and those that the host was told of since.
+    pub(super) epochs: BTreeMap<AccountId, Epoch>,
     /// `None`: it keeps none.
     pub(super) log: Option<Vec<(Instant, ServiceEvent)>>,
     pub(super) ledger: BTreeMap<SocketAddr, Ledger>,
@@ -120,6 +122,9 @@ impl ServiceNode {
                 if let ServiceEvent::Connected { path, .. } | ServiceEvent::Moved { path, .. } = event {
                     self.ledger.entry(path.remote).or_default().validated = true;
                 }
+                if let ServiceEvent::Epoch { account, epoch } = event {
+                    self.epochs.insert(account, epoch);
+                }
                 if let Some(log) = &mut self.log {
                     log.push((now, event));
                 }
@@ -168,6 +173,15 @@ impl ServiceNode {
             }
         }
         answers
+    }
+
+    /// The head of a channel as the host's store has it: the service may know another epoch, if it told nobody.
+    ///
+    /// # Panics
+    /// If the service has told of none at all.
+    pub(super) fn stored(&self, head: &AccountHead) -> AccountHead {
+        let epoch = self.epochs.get(&head.account).expect("the host is told of every epoch");
+        AccountHead::restored(head.account, *epoch, head.newest)
     }
 
     /// Wakes the machine if it wants to be woken by now.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mpp_proto::{AccountHead, AccountId, Instant, UnixTime};
 
-use super::{DeviceHandle, Restart, ServiceHandle, World, unix};
+use super::{DeviceHandle, MAX_ACCOUNT, Restart, ServiceHandle, World, unix};
 use crate::attacker::{Attacker, Tactic};
 
 /// How far a civil clock is off.
@@ -101,11 +101,12 @@ impl World {
         self.start_service(service, Restart { secret, heads: true }, !lost);
     }
 
-    fn heads(&self, service: ServiceHandle) -> impl Iterator<Item = AccountHead> + '_ {
-        let machine = self.service(service);
+    /// The heads of a service's channels that were published to, as its host's store has them.
+    pub(super) fn heads(&self, service: ServiceHandle) -> impl Iterator<Item = AccountHead> + '_ {
+        let (machine, node) = (self.service(service), &self.services[service.0 as usize]);
         self.channels
-            .keys()
-            .filter(move |(s, _)| *s == service.0)
-            .filter_map(|(_, account)| machine.head(account))
+            .range((service.0, AccountId([0; 16]))..=(service.0, MAX_ACCOUNT))
+            .filter_map(|((_, account), _)| machine.head(account))
+            .map(|head| node.stored(&head))
     }
 }
