@@ -184,15 +184,14 @@ impl Device {
     }
 
     fn receive_body(&mut self, now: Instant, out: &Outstanding, body: &mut [u8]) {
-        let empty = body.is_empty();
         let useful = self.usefulness();
         let fresh = self.freshness();
         let all = each_web_packet(body, |packet| {
             let _ = self.receive_from(now, Origin::Web, packet);
         });
         self.stats.dropped[DropReason::Malformed as usize] += u64::from(!all);
-        // Nothing to tell is an answer to what waited; and to all else, if it is empty, it is none that helps.
-        if self.freshness() == fresh && !(empty && out.wait.is_some()) {
+        // A service that has nothing to say says that: whoever answers with nothing may be anybody.
+        if self.freshness() == fresh {
             return self.post_failed(now, out, None, false);
         }
         let useful = self.usefulness() != useful;

@@ -619,11 +619,12 @@ impl Host {
     }
 }
 
-/// Bodies of any kind, and answers to requests that nobody made.
+/// Bodies of any kind, also of none, and answers to requests that nobody made.
+// SPEC: R-web-empty
 #[test]
 fn bodies_that_are_none_do_nothing() {
     let cut = |good: &[u8], len: usize| good[..good.len().min(len)].to_vec();
-    for kind in 0..7 {
+    for kind in 0..8 {
         let mut host = Host::with_web();
         let waiting = host.connect_by_web();
         let status = host.status_by_web(&waiting);
@@ -635,6 +636,7 @@ fn bodies_that_are_none_do_nothing() {
             3 => vec![0xff; 5000],
             4 => b"<html>".to_vec(),
             5 => body(&vec![vec![1]; 17]),
+            6 => Vec::new(),
             _ => vec![0; 64],
         };
         let before = host.device.stats();
