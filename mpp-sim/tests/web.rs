@@ -83,6 +83,46 @@ fn where_udp_is_blocked_the_first_notification_comes_within_five_seconds() {
     }
 }
 
+/// More devices than a service holds requests for: they are served later, and nobody begins anew for it.
+#[test]
+fn where_no_place_is_left_to_wait_devices_ask_now_and_then() {
+    for limit in [0, 1] {
+        let mut world = World::new(3);
+        let mut config = world.service_config();
+        config.web_requests = limit;
+        let service = world.add_service(config);
+        world.set_default_web(Some(WAY));
+        let devices = [1, 2].map(|number| {
+            let ticket = world.ticket(&[service], ALICE, number);
+            let device = world.add_device(ticket, DeviceConfig::default());
+            world.set_udp(device, Udp::Dropped);
+            device
+        });
+        world.run_for(secs(60));
+        let begun = |w: &World| {
+            let states = |d| events(w, d).filter(|(_, e)| matches!(e, DeviceEvent::State(_))).count();
+            (w.service(service).stats().connects, devices.map(states), devices.map(|d| disconnects(w, d)))
+        };
+        let failures = |w: &World| devices.map(|d| w.device(d).unwrap().stats().web_failures);
+        let requests = |w: &World| devices.map(|d| w.device(d).unwrap().stats().web_requests);
+        let (start, failed, asked) = (begun(&world), failures(&world), requests(&world));
+        for count in 1..=10 {
+            publish(&mut world, service, 50);
+            let heard = |w: &World| devices.iter().all(|d| w.payloads(*d).count() == count);
+            assert!(world.run_until(secs(27), heard), "limit {limit}");
+            world.run_for(secs(120));
+        }
+        assert_eq!((begun(&world), failures(&world)), (start, failed), "limit {limit}");
+        for (before, after) in asked.into_iter().zip(requests(&world)) {
+            assert!((10..150).contains(&(after - before)), "{} requests in 20 min", after - before);
+        }
+        let stats = world.service(service).stats();
+        assert_eq!(stats.web_held, u64::from(limit));
+        assert!(stats.web_no_place > 50, "{stats:?}");
+        world.check();
+    }
+}
+
 #[test]
 fn nothing_is_lost_doubled_or_out_of_order_in_ten_changes() {
     each_seed(6, |seed| {

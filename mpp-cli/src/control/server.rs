@@ -214,6 +214,7 @@ fn status(service: &Service, about: &About) -> Answer {
         ("resets", core.resets),
         ("web-requests", core.web_requests),
         ("web-held", core.web_held),
+        ("web-no-place", core.web_no_place),
         ("web-hung-up", stats.socket.web_failures),
         ("published", core.published),
         ("notified", core.notified),

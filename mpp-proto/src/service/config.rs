@@ -139,8 +139,9 @@ pub struct ServiceConfig {
     /// the interval they begin with. Default: 65,536.
     pub probes: u32,
     /// Requests by Web that may be held at once, at most one of each connection: a device whose network lets no UDP
-    /// through hears of events in their answers. What is beyond is answered with 503. About 100 bytes each while they are
-    /// held (SPEC.md, "Timers and limits"), beside what the host's HTTP takes. 0: none is held. Default: 16,384.
+    /// through hears of events in their answers. What is beyond is answered at once: that device asks again after 25 s at
+    /// most, and hears of events so much later. About 100 bytes each while they are held (SPEC.md, "Timers and limits"),
+    /// beside what the host's HTTP takes. 0: none is held. Default: 16,384.
     pub web_requests: u32,
 }
 

@@ -52,7 +52,7 @@ impl Service {
             return Disposition::Dropped(DropReason::StaleIdentifier);
         }
         let slot = id.slot;
-        if self.outbox.is_full() || path.is_web() && self.web.is_full(slot) {
+        if self.outbox.is_full() {
             return Disposition::Dropped(DropReason::Capacity);
         }
         let block = open_header(&self.table.seal[slot].header, header);

@@ -120,6 +120,9 @@ pub struct ServiceStats {
     pub web_requests: u64,
     /// Those of them that were held until there was something to say, or their time was over.
     pub web_held_in_all: u64,
+    /// Those of them that were answered at once because too many were held
+    /// ([`ServiceConfig::web_requests`](super::ServiceConfig::web_requests)): these devices hear of events later.
+    pub web_no_place: u64,
     /// What was to be said to devices that come by Web and was not, because they did not ask in time. They ask again.
     pub web_unsaid: u64,
     /// Posts about which the host did not decide in time.

@@ -131,7 +131,6 @@ enum Whom {
 /// What came of the packet of a request.
 #[derive(Debug)]
 struct Current {
-    wait: bool,
     /// Whose it is. Nothing that it causes answers another request of the same device.
     slot: u32,
     seen: Seen,
@@ -204,10 +203,9 @@ impl Web {
         }
     }
 
-    /// Whether a request of this connection cannot be held, though it wants to be, because too many are.
-    pub(super) fn is_full(&self, slot: u32) -> bool {
-        let has_place = || self.desks.find(slot).is_some_and(|at| self.desks[at].held.is_some());
-        self.by_id.len() >= self.limit && self.current.as_ref().is_some_and(|c| c.wait) && !has_place()
+    /// Whether a request of this connection can be held: there is a place, or it has the one of the request before.
+    fn has_place(&self, slot: u32) -> bool {
+        self.by_id.len() < self.limit || self.desks.find(slot).is_some_and(|at| self.desks[at].held.is_some())
     }
 
     /// From here on the request that is being dealt with is known to be one of this connection.
@@ -248,14 +246,8 @@ impl Service {
         let size = packet.len() as u64;
         self.stats.web_requests += 1;
         let wait = wait.map(|wait| wait.min(MAX_WAIT));
-        self.web.current = Some(Current {
-            wait: wait.is_some(),
-            slot: NIL,
-            seen: Seen::TooOld,
-            newest: false,
-            reply: None,
-            asked: None,
-        });
+        self.web.current =
+            Some(Current { slot: NIL, seen: Seen::TooOld, newest: false, reply: None, asked: None });
         let datagram = Datagram { path: Path::new(LinkId::WEB, remote), payload: packet };
         let disposition = match classify_service(datagram.payload) {
             _ if datagram.payload.len() > MAX_PACKET => Disposition::Dropped(DropReason::Size),
@@ -331,7 +323,12 @@ impl Service {
         }
         let may_wait = newest && hot.is_live() && hot.is_web();
         let due = self.due_by_web(now, slot);
-        if let Some(wait) = wait.filter(|_| may_wait && due.is_none_or(|at| at > now))
+        let wait = wait.filter(|_| may_wait && due.is_none_or(|at| at > now));
+        // No failure: the device is served, and asks again after a while. Refused it would look for another connection,
+        // for which there is no more room.
+        let has_place = self.web.has_place(slot);
+        self.stats.web_no_place += u64::from(wait.is_some() && !has_place);
+        if let Some(wait) = wait.filter(|_| has_place)
             && let Some(at) = self.web.desk(slot)
         {
             // A device that says that it asks often is answered before its lease ends.

@@ -17,6 +17,8 @@ use crate::rng::Rng;
 pub(super) const DEVICE_PORT: u16 = 50_000;
 /// After how long a host gives up a request that gets lost without a word, beyond its wait.
 const GIVES_UP: Duration = Duration::from_secs(10);
+/// When who finds no room may come again, as the hosts of services say.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// Packets in an answer.
 const MAX_PACKETS: usize = 16;
 
@@ -164,7 +166,7 @@ enum Item {
 #[derive(Clone, Debug)]
 enum End {
     Packets(Vec<u8>),
-    Refused(u16),
+    Refused { status: u16, retry_after: Option<Duration> },
     Failed,
 }
 
@@ -318,7 +320,11 @@ impl World {
                         self.hang_up(id);
                         let latency = self.devices[asker.device as usize].web.way().0;
                         // Proxies differ in what they say.
-                        let end = if id.0 % 2 == 0 { End::Failed } else { End::Refused(504) };
+                        let end = if id.0 % 2 == 0 {
+                            End::Failed
+                        } else {
+                            End::Refused { status: 504, retry_after: None }
+                        };
                         self.web.push(self.now + latency, Item::End { asker, end });
                     }
                 }
@@ -370,13 +376,14 @@ impl World {
         );
         if disposition != Disposition::Accepted {
             self.web.open.remove(&id);
-            let status = match disposition {
+            let (status, retry_after) = match disposition {
                 Disposition::Dropped(DropReason::Capacity | DropReason::RateLimited | DropReason::Closed) => {
-                    503
+                    (503, Some(RETRY_AFTER))
                 }
-                _ => 400,
+                Disposition::Dropped(DropReason::Size) => (413, None),
+                _ => (400, None),
             };
-            back(self, End::Refused(status));
+            back(self, End::Refused { status, retry_after });
         } else if let Some(cut) = asker.and_then(|a| self.devices[a.device as usize].web.conditions?.cut) {
             self.web.push(now + cut, Item::Cut(id));
         }
@@ -427,9 +434,8 @@ impl World {
                 let mut body: Vec<u8> = packets.flat_map(|p| framed(&p)).collect();
                 machine.handle_web_answer(now, asker.id, WebAnswer::Packets(&mut body));
             }
-            End::Refused(status) => {
-                let refused = WebAnswer::Refused { status, retry_after: None };
-                machine.handle_web_answer(now, asker.id, refused);
+            End::Refused { status, retry_after } => {
+                machine.handle_web_answer(now, asker.id, WebAnswer::Refused { status, retry_after });
             }
             End::Failed => machine.handle_web_answer(now, asker.id, WebAnswer::Failed),
         }
