@@ -5,7 +5,9 @@ mod common;
 
 use bytes::Bytes;
 use common::{ALICE, connect, lossy, ms, pair, quick, secs, store, world};
-use mpp_proto::{ConnectionState, DeviceConfig, DeviceEvent, DropReason, Instant, Transport};
+use mpp_proto::{
+    ConnectionState, DeviceConfig, DeviceEvent, DropReason, Endpoint, Instant, LinkKind, Transport,
+};
 use mpp_sim::{
     Act, DeviceHandle, Drive, Entry, Post, Record, Restart, ServiceHandle, Tactic, Udp, WebConditions, World,
     each_seed,
@@ -207,7 +209,7 @@ fn a_device_looks_every_minute_whether_udp_is_back() {
 
 /// Each look is answered there, and no trial succeeds.
 #[test]
-fn where_small_packets_pass_looks_call_for_no_more_than_a_second_trial() {
+fn where_small_packets_pass_looks_call_for_trials_ever_more_rarely() {
     let (mut world, _, device) = device_on(7, Udp::Narrow(1000));
     assert!(world.run_until(secs(5), |w| by_web(w, device)));
     world.run_for(secs(3600));
@@ -215,8 +217,60 @@ fn where_small_packets_pass_looks_call_for_no_more_than_a_second_trial() {
     world.run_for(secs(3600));
     let after = world.network().stats();
     let udp = (after.sent - after.web) - (before.sent - before.web);
-    // Four trials an hour, a look after each and its answer, another trial.
+    // Four trials an hour, as many that looks call for, these and their answers.
     assert!((16..=60).contains(&udp), "{udp} packets by UDP");
+}
+
+/// The addresses of a server at home, for example, come first.
+#[test]
+fn udp_is_found_behind_addresses_that_lead_nowhere() {
+    let (mut world, service) = world(8);
+    world.set_default_web(Some(WAY));
+    let real = world.service_addresses(service)[0];
+    let dead = (10..13).map(|n| ([198, 51, 100, n], 15096).into());
+    let endpoints = dead.chain([real]).map(Endpoint::Address).collect();
+    let ticket = world.ticket_to(endpoints, ALICE, 1);
+    let ticket = ticket.with_web(vec![format!("http://{}:15097", real.ip())]).expect("a base");
+    let device = world.add_device(ticket, quick());
+    world.set_udp(device, Udp::Dropped);
+    assert!(world.run_until(secs(20), |w| by_web(w, device)));
+    for minutes in [30, 31, 33] {
+        world.run_for(secs(minutes * 60));
+        world.set_udp(device, Udp::Passes);
+        assert!(world.run_until(secs(60), |w| by_udp(w, device)), "after {minutes} min");
+        world.set_udp(device, Udp::Dropped);
+        assert!(world.run_until(secs(60), |w| by_web(w, device)));
+    }
+}
+
+/// It passes just as long as it takes to answer a look.
+#[test]
+fn udp_that_comes_back_after_a_false_alarm_is_used_within_a_minute() {
+    let looks = |w: &World, device| {
+        let is_look = |e: &DeviceEvent| matches!(e, DeviceEvent::OpenLink { kind: LinkKind::Asking(_), .. });
+        events(w, device).filter(|(_, e)| is_look(e)).count()
+    };
+    each_seed(12, |seed| {
+        let begin = || {
+            let (mut world, _, device) = device_on(seed, Udp::Dropped);
+            assert!(world.run_until(secs(5), |w| by_web(w, device)));
+            world.run_for(secs(1800 + 31 * seed));
+            (world, device)
+        };
+        let (mut world, device) = begin();
+        let (start, before) = (world.now(), looks(&world, device));
+        assert!(world.run_until(secs(60), |w| looks(w, device) > before));
+        let look = world.now().since(start);
+        // The same again, and there is UDP for that moment.
+        let (mut world, device) = begin();
+        world.run_for(look - ms(1));
+        world.set_udp(device, Udp::Passes);
+        world.run_for(ms(40 + 3 * seed));
+        world.set_udp(device, Udp::Dropped);
+        world.run_for(secs(20));
+        world.set_udp(device, Udp::Passes);
+        assert!(world.run_until(secs(60), |w| by_udp(w, device)));
+    });
 }
 
 /// The notification does not fit, and heartbeats do: the service notices, and the device finds the Web.

@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
-use super::event::Family;
 use crate::ids::RequestId;
 use crate::random::Rng;
 use crate::time::Instant;
@@ -19,7 +18,7 @@ const HEAD_START: Duration = Duration::from_millis(500);
 /// When UDP is tried again after the Web has taken over, and the longest time between trials.
 const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15 * 60));
 /// How often one small packet looks whether UDP is back, between trials.
-const LOOK: Duration = Duration::from_secs(55);
+const LOOK: Duration = Duration::from_secs(52);
 /// So much sooner if something else is sent.
 const LOOK_EARLY: Duration = Duration::from_secs(30);
 /// Packets in a row that could not be sent, with nothing heard in between.
@@ -46,9 +45,12 @@ pub(super) struct Fallback {
     retry_at: Instant,
     retry_wait: Duration,
     look: Look,
-    /// Where the last trial went in vain, and how many looks there have been since.
+    /// Where the last trial went in vain.
     places: Vec<SocketAddr>,
-    looks: usize,
+    /// A look has no answer yet.
+    looked: bool,
+    /// Trials in a row that a look had called for, and that failed: there, small packets pass and full ones do not.
+    called: u32,
     /// The heartbeat for whose silence the Web was tried.
     tried: Option<RequestId>,
     /// Packets in a row that could not be sent.
@@ -58,7 +60,7 @@ pub(super) struct Fallback {
 /// Looking whether UDP is back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Look {
-    /// No trial has failed yet, or one has that a look had called for: there, small packets say nothing.
+    /// No trial has failed yet.
     #[default]
     Off,
     /// At this time.
@@ -121,11 +123,16 @@ impl Fallback {
 
     /// UDP was tried beside the Web, at these addresses, and no connection came of it.
     pub(super) fn udp_failed(&mut self, now: Instant, places: Vec<SocketAddr>, rng: &mut Rng) {
-        (self.places, self.looks) = (places, 0);
-        self.look = match self.look {
-            Look::Answered(_) => Look::Off,
-            Look::Off | Look::At(_) => Look::At(now + LOOK),
+        (self.places, self.looked) = (places, false);
+        let next = match self.look {
+            Look::Answered(_) => {
+                let next = LOOK.saturating_mul(1 << self.called.min(5)).min(RETRY.1);
+                self.called = self.called.saturating_add(1);
+                next
+            }
+            Look::Off | Look::At(_) => LOOK,
         };
+        self.look = Look::At(now + next);
         if self.retry_at <= now {
             self.retry_in(now, self.retry_wait.saturating_mul(2).clamp(RETRY.0, RETRY.1), rng);
         }
@@ -157,22 +164,19 @@ impl Fallback {
         self.look_at().is_some_and(|at| at <= now + LOOK_EARLY)
     }
 
-    /// Looks: one address of each family is asked, another one each time.
-    pub(super) fn look(&mut self, now: Instant) -> impl Iterator<Item = SocketAddr> + use<> {
-        let turn = self.looks;
-        self.looks = self.looks.wrapping_add(1);
+    /// Looks: these addresses are asked.
+    pub(super) fn look(&mut self, now: Instant) -> Vec<SocketAddr> {
+        // The one before has no answer: UDP was not there, or not any more.
+        if core::mem::replace(&mut self.looked, true) {
+            self.called = 0;
+        }
         self.look = Look::At(now + LOOK);
-        [Family::V4, Family::V6]
-            .map(|family| {
-                let of_family = || self.places.iter().filter(|place| Family::of(place) == family);
-                of_family().nth(turn % of_family().count().max(1)).copied()
-            })
-            .into_iter()
-            .flatten()
+        self.places.clone()
     }
 
     /// Somebody with the keys has answered a look.
     pub(super) const fn udp_answers(&mut self, now: Instant) {
+        self.looked = false;
         if matches!(self.look, Look::At(_)) {
             self.look = Look::Answered(now);
         }
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn one_look_that_was_answered_calls_for_one_trial() {
+    fn looks_that_were_answered_call_for_trials_ever_more_rarely() {
         let (mut fallback, mut rng) = (Fallback::default(), rng());
         fallback.settle(NOW, Transport::Web, &mut rng);
         assert_eq!(fallback.look_at(), None, "the first trial comes as soon");
@@ -234,17 +238,24 @@ mod tests {
         assert_eq!(look_at, now + LOOK);
         assert!(!fallback.may_look(now) && fallback.may_look(now + LOOK - LOOK_EARLY));
         now = look_at;
-        assert_eq!(fallback.look(now).collect::<Vec<_>>(), [places[0], places[1]]);
-        assert_eq!(fallback.look(now).collect::<Vec<_>>(), [places[2], places[1]], "turn and turn about");
-        fallback.udp_answers(now);
-        assert_eq!((fallback.retry_at(), fallback.look_at()), (now, None));
+        assert_eq!(fallback.look(now), places, "all of them: some may lead nowhere");
         // Only small packets pass.
-        fallback.udp_failed(now, places.clone(), &mut rng);
-        assert_eq!((fallback.retry_at(), fallback.look_at()), (retry_at, None));
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            fallback.udp_answers(now);
+            assert_eq!((fallback.retry_at(), fallback.look_at()), (now, None));
+            fallback.udp_failed(now, places.clone(), &mut rng);
+            assert_eq!(fallback.retry_at(), retry_at, "those go on as they were");
+            waits.push(fallback.look_at().unwrap().since(now).as_secs());
+            now = now + Duration::from_micros(1);
+            fallback.look(now);
+        }
+        assert_eq!(waits, [52, 104, 208, 416, 832, 900, 900]);
+        // No answer: the next one that has one says something again.
+        fallback.look(now);
         fallback.udp_answers(now);
-        assert_eq!(fallback.retry_at(), retry_at, "a late answer");
-        fallback.udp_failed(retry_at, places, &mut rng);
-        assert!(fallback.look_at().is_some());
+        fallback.udp_failed(now, places, &mut rng);
+        assert_eq!(fallback.look_at().unwrap(), now + LOOK);
         fallback.settle(retry_at, Transport::Udp, &mut rng);
         assert_eq!(fallback.look_at(), None);
     }
