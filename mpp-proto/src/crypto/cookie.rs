@@ -3,10 +3,9 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::hash::{hmac_16, sha256};
+use super::hash::{hmac_16, same, sha256};
 use super::secret::ServiceSecret;
 use crate::time::UnixTime;
 
@@ -47,9 +46,9 @@ impl Cookies {
     ) -> bool {
         let token = sha256(&[token]);
         let bucket = now.as_millis() / BUCKET_MS;
-        let at = |bucket| self.of_bucket(bucket, remote, random, handshake, &token).ct_eq(echo);
+        let at = |bucket| same(&self.of_bucket(bucket, remote, random, handshake, &token), echo);
         // Both are always worked out: which of them matched is nobody's business.
-        (at(bucket) | at(bucket.saturating_sub(1))).into()
+        at(bucket) | at(bucket.saturating_sub(1))
     }
 
     /// What an EndpointResponse to `remote` brings, of the connection with this packed id.
@@ -66,8 +65,8 @@ impl Cookies {
         connection: u64,
     ) -> bool {
         let bucket = now.as_millis() / BUCKET_MS;
-        let made_in = |bucket| self.echo_of_bucket(bucket, remote, connection).ct_eq(echo);
-        (made_in(bucket) | made_in(bucket.saturating_sub(1))).into()
+        let made_in = |bucket| same(&self.echo_of_bucket(bucket, remote, connection), echo);
+        made_in(bucket) | made_in(bucket.saturating_sub(1))
     }
 
     fn of_bucket(

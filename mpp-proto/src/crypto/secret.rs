@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::hash::same;
 use super::kdf;
 
 /// A type around 32 secret bytes: wiped on drop, printed as its name only, compared in constant time.
@@ -34,7 +34,7 @@ macro_rules! secret_bytes {
 
         impl PartialEq for $name {
             fn eq(&self, other: &Self) -> bool {
-                self.0.as_slice().ct_eq(other.0.as_slice()).into()
+                same(self.0.as_slice(), other.0.as_slice())
             }
         }
 

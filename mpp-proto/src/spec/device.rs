@@ -85,6 +85,23 @@ fn step_1_is_sent_again_byte_for_byte() {
     assert_ne!(next[0].1, sent[0].1);
 }
 
+// SPEC: R-ticket-clock
+#[test]
+fn a_ticket_is_not_refused_by_the_clock_of_the_device() {
+    // Before there were any, a moment after the ticket ends, and in the far future.
+    for clock in [0, unix(Instant::ZERO).as_millis() + 86_400_001, 1 << 47] {
+        let mut host = Host::at(|_| (), UnixTime::from_millis(clock));
+        assert!(host.device.ticket().expiry() > unix(host.now), "it is good");
+        host.connect();
+        assert_eq!(host.device.state(), ConnectionState::Connected, "{clock}");
+        // Nor when the clock is set, nor by a connection that comes after it.
+        host.device.set_clock(host.now, UnixTime::from_millis(1 << 60));
+        host.close(Code::TIMEOUT, Duration::ZERO);
+        assert!(host.run(secs(3)).iter().any(|(_, packet)| packet.starts_with(&[0; 16])), "{clock}");
+        assert!(!host.events.iter().any(|e| matches!(e, DeviceEvent::RenewTicket { .. })));
+    }
+}
+
 // SPEC: R-heartbeat-first
 #[test]
 fn the_first_data_packet_is_a_heartbeat() {

@@ -15,7 +15,7 @@ use crate::device::{Device, DeviceConfig, DeviceEvent, LinkKind, LinkState, WebR
 use crate::ids::{Epoch, RequestId, Rights, Serial, StoreSet};
 use crate::path::{Datagram, Disposition, LinkId, Path};
 use crate::random::Seed;
-use crate::time::Instant;
+use crate::time::{Instant, UnixTime};
 use crate::wire::{
     AEAD_TAG, AnswerKind, Code, Connect, ConnectResponse, Direction, Emit, ErrorBody, Header, Message,
     PacketExtension, Status, Step1, device_identifiers, emit_answer, read_sealed, write_sealed,
@@ -81,6 +81,11 @@ impl Host {
     }
 
     pub(super) fn with(change: impl FnOnce(&mut DeviceConfig)) -> Self {
+        Self::at(change, unix(Instant::from_micros(5_000_000)))
+    }
+
+    /// Its clock stands at `clock`; the service's is right.
+    pub(super) fn at(change: impl FnOnce(&mut DeviceConfig), clock: UnixTime) -> Self {
         // Without a share, so that the ticket's secret is all it takes to answer. It has one socket.
         let mut config =
             DeviceConfig { forward_secrecy: false, learn_interval: false, ..DeviceConfig::default() };
@@ -88,7 +93,7 @@ impl Host {
         let now = Instant::from_micros(5_000_000);
         let ticket = ticket(Rights::default());
         let secret = Secret::new(*ticket.secret());
-        let device = Device::new(Arc::new(config), ticket, None, Seed::new([2; 32]), now, unix(now));
+        let device = Device::new(Arc::new(config), ticket, None, Seed::new([2; 32]), now, clock);
         let (events, link) = (Vec::new(), LinkId(0));
         Self {
             now,

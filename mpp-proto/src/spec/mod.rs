@@ -18,4 +18,5 @@ mod requests;
 mod requirements;
 mod service;
 mod stranger;
+mod timing;
 mod web;

@@ -90,7 +90,7 @@ fn the_host_is_told_of_each_epoch_that_the_service_draws() {
     assert!(matches!(told[..], [(carol, _)] if carol == AccountId::of("carol")), "{told:?}");
 }
 
-// SPEC: R-epoch-told
+// SPEC: R-epoch-told, R-epoch-durable
 /// A host that keeps its log is put back to a backup, and a device shows that. The host writes on, is started again, and
 /// restores what it was told. Another device was away all the while.
 #[test]
