@@ -98,11 +98,6 @@ impl Service {
             return Disposition::Dropped(DropReason::Capacity);
         }
         let unix = self.calendar.unix(now);
-        // TCP has proved the address of what comes by Web.
-        let proven = path.is_web()
-            || step1.echo.is_some_and(|echo| {
-                self.cookies.check(unix, &echo, path.remote, &step1.random, &step1.handshake, step1.token)
-            });
         let holder = match self.holder(step1.token) {
             Ok(holder) => holder,
             Err(reason) => {
@@ -114,6 +109,11 @@ impl Service {
         if shard != self.shard {
             return Disposition::OtherShard(shard);
         }
+        // TCP has proved the address of what comes by Web.
+        let proven = path.is_web()
+            || step1.echo.is_some_and(|echo| {
+                self.cookies.check(unix, &echo, path.remote, &step1.random, &step1.handshake, step1.token)
+            });
         let digest = StepOneDigest::of(payload);
         let opening =
             Opening { path, handshake: step1.handshake, share: step1.share, size: payload.len(), digest };
