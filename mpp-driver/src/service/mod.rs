@@ -233,8 +233,8 @@ impl<R> Service<R> {
 
     /// Which devices connect and go, which histories begin, and what the host has to decide.
     ///
-    /// What no one has taken yet is one flag per device and channel, not a queue: a listener that is slow hears of the last state,
-    /// and memory does not grow. Several streams share the events: each goes to one of them. While there is no stream
+    /// What no one has taken yet is one flag per device and channel, not a queue: a listener that is slow hears of the last
+    /// state, and memory does not grow. Several streams share the events: each goes to one of them. While there is no stream
     /// at all, events are thrown away.
     pub fn events(&self) -> ServiceEvents {
         ServiceEvents::new(self.shared.clone())
