@@ -143,7 +143,7 @@ fn an_event_posted_at_any_moment_comes_with_the_next_heartbeat() {
 fn a_packet_lost_on_top_of_it_costs_a_second() {
     let mut late = 0;
     for (name, boxes, interval) in boxes() {
-        for lost in 0..10 {
+        for lost in 0..14 {
             let (mut world, service, device, _) = behind(lost, &boxes, every(interval));
             let offset = world.rng().up_to(interval);
             world.run_for(interval + offset);

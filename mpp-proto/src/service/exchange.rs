@@ -36,8 +36,10 @@ const REFRESH: Duration = Duration::from_secs(24 * 3600);
 const REFRESH_EARLY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
 /// When to ask again if all connections are taken.
 const FULL_RETRY: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(90));
-/// Identifiers issued at the start.
+/// Identifiers issued at once: at the start, and after each move, as what issues them may be lost.
 const IDENTIFIERS: usize = 3;
+/// An identifier and its reset token.
+const ISSUED: usize = SERVICE_IDENTIFIER + RESET_TOKEN;
 
 /// What of step 1 is needed once its packet has been opened in place.
 struct Opening {
@@ -326,13 +328,7 @@ impl Service {
         if agreed.is_some() {
             self.table.owner[slot].rights |= FORWARD_SECRET;
         }
-        let id = self.connection_id(slot);
-        let mut identifiers = [0; IDENTIFIERS * (SERVICE_IDENTIFIER + RESET_TOKEN)];
-        for pair in identifiers.as_chunks_mut::<{ SERVICE_IDENTIFIER + RESET_TOKEN }>().0 {
-            let identifier = self.identifiers.issue(id, &mut self.rng);
-            pair[..SERVICE_IDENTIFIER].copy_from_slice(&identifier);
-            pair[SERVICE_IDENTIFIER..].copy_from_slice(&self.identifiers.reset_token(&identifier));
-        }
+        let identifiers = self.fresh_identifiers(slot);
         let refresh_after = if agreed.is_some() {
             self.rng.fraction(900, 1100, REFRESH)
         } else {
@@ -368,6 +364,18 @@ impl Service {
         let key = AnswerKey::new(&holder.secret, agreed.as_deref(), &opening.digest, clear);
         key.seal(clear, sealed);
         Some((packet, key.connection_keys()))
+    }
+
+    /// Identifiers for packets to the service, each with its reset token.
+    pub(super) fn fresh_identifiers(&mut self, slot: u32) -> [u8; IDENTIFIERS * ISSUED] {
+        let id = self.connection_id(slot);
+        let mut issued = [0; IDENTIFIERS * ISSUED];
+        for pair in issued.as_chunks_mut::<ISSUED>().0 {
+            let identifier = self.identifiers.issue(id, &mut self.rng);
+            pair[..SERVICE_IDENTIFIER].copy_from_slice(&identifier);
+            pair[SERVICE_IDENTIFIER..].copy_from_slice(&self.identifiers.reset_token(&identifier));
+        }
+        issued
     }
 
     /// What the identifiers of a connection say.
@@ -426,6 +434,7 @@ impl Service {
             self.table.ids[slot].requests = self.table.ids[older].requests;
             // The device has been connected all the while: what was posted for those who were is for it too.
             since = self.table.owner[older].since;
+            self.inherit_paths(now, older, slot);
             self.close_record(now, older, CloseReason::Superseded);
         }
         self.half_open -= 1;

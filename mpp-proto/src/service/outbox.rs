@@ -63,8 +63,8 @@ pub(super) enum Say {
         challenge: [u8; 8],
         pad: bool,
     },
-    /// One more identifier for packets to the service.
-    Identifier,
+    /// More identifiers for packets to the service.
+    Identifiers,
     /// Nothing: an empty datagram, by which a device sees that it was heard.
     Nothing,
 }

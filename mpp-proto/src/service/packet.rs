@@ -18,9 +18,9 @@ use crate::rud::replay::{Seen, nearest};
 use crate::time::Instant;
 use crate::wheel::tick_floor;
 use crate::wire::{
-    Code, Direction, ENDPOINT_REQUEST, EndpointRequest, HEADER, Header, Heartbeat, Message, PROBE_REQUEST,
-    PacketExtension, Plaintext, Post, ProbeRequest, RESET_SIZE, RESET_TOKEN, SERVICE_IDENTIFIER, Subscribe,
-    device_identifiers, parse_plaintext, reset_packet,
+    Code, Direction, ENDPOINT_REQUEST, EndpointRequest, HEADER, Header, Heartbeat, MIN_PACKET, Message,
+    PROBE_REQUEST, PacketExtension, Plaintext, Post, ProbeRequest, RESET_SIZE, RESET_TOKEN,
+    SERVICE_IDENTIFIER, Subscribe, device_identifiers, parse_plaintext, reset_packet,
 };
 
 /// Heartbeats that are answered though the limit on requests is exhausted.
@@ -354,6 +354,9 @@ impl Service {
             let books = &mut self.accounts.books;
             books.confirmed = books.confirmed.wrapping_add(heartbeat.mark.0 - told.0);
             self.told(slot, heartbeat.mark);
+        }
+        if from.size >= MIN_PACKET && !from.path.is_web() {
+            self.changed_network(slot, &from.path);
         }
         let granted = self.granted(heartbeat.interval);
         self.table.owner[slot].interval = granted;

@@ -164,6 +164,11 @@ pub(super) struct Ids {
 }
 
 impl Ids {
+    /// The identifier that is used next, if there is one.
+    pub(super) fn next_identifier(&self) -> [u8; 8] {
+        if self.device[1] == [0; 8] { self.device[0] } else { self.device[1] }
+    }
+
     /// The next identifier is used from now on, if there is one.
     pub(super) fn retire_identifier(&mut self) {
         if self.device[1] != [0; 8] {

@@ -11,8 +11,7 @@ use crate::path::Path;
 use crate::time::Instant;
 use crate::wire::{
     AEAD_TAG, Close, DEVICE_IDENTIFIER, Direction, Emit, EndpointResponse, Failure, HEADER, Header,
-    MIN_PACKET, PacketExtension, Posted, ProbeAnswer, RESET_TOKEN, SERVICE_IDENTIFIER, SliceSink, Status,
-    Subscribed, emit_plaintext_head,
+    MIN_PACKET, PacketExtension, Posted, ProbeAnswer, SliceSink, Status, Subscribed, emit_plaintext_head,
 };
 
 /// Stores that a Status lists at most, so that it fits one packet.
@@ -68,8 +67,10 @@ impl Service {
                     return;
                 }
                 let path = to.unwrap_or_else(|| self.table.path(slot));
+                let identifier = to.and_then(|to| self.called(slot, &to));
+                let identifier = identifier.unwrap_or(self.table.ids[slot].device[0]);
                 let say = self.fitted(slot, to, say);
-                let len = self.write_say(now, slot, say, path.is_web(), room);
+                let len = self.write_say(now, (slot, identifier), say, path.is_web(), room);
                 let allowed = match say {
                     Say::Endpoint { size, .. } => len <= size,
                     // To an address that was proven when it asked, and smaller than the request.
@@ -105,8 +106,16 @@ impl Service {
         }
     }
 
-    /// Writes one message as a packet; returns its length.
-    fn write_say(&mut self, now: Instant, slot: u32, say: Say, web: bool, room: &mut [u8]) -> usize {
+    /// Writes one message as a packet to the device, called by this identifier; returns its length.
+    fn write_say(
+        &mut self,
+        now: Instant,
+        (slot, identifier): (u32, [u8; DEVICE_IDENTIFIER]),
+        say: Say,
+        web: bool,
+        room: &mut [u8],
+    ) -> usize {
+        let to = (slot, identifier);
         let number = self.table.take_number(slot);
         let probe = matches!(say, Say::Status { request: None, .. });
         let header = Header { wanted: probe, web, ..Header::single(number, Direction::ToInitiator) };
@@ -125,59 +134,53 @@ impl Service {
                     unheard,
                     lease: granted.map(lease_of),
                 };
-                self.seal_message(slot, &header, &[], &status, room)
+                self.seal_message(to, &header, &[], &status, room)
             }
             Say::Subscribed { request, newest, lost } => {
-                self.seal_message(slot, &header, &[], &Subscribed { request, newest, lost }, room)
+                self.seal_message(to, &header, &[], &Subscribed { request, newest, lost }, room)
             }
             Say::Posted { request, serial } => {
-                self.seal_message(slot, &header, &[], &Posted { request, serial }, room)
+                self.seal_message(to, &header, &[], &Posted { request, serial }, room)
             }
             Say::Failed { request, refusal } => {
                 let (code, retry_after, detail) = (refusal.code(), refusal.retry_after(), refusal.detail());
                 let failure = Failure { request, code, retry_after, detail: detail.as_str() };
-                self.seal_message(slot, &header, &[], &failure, room)
+                self.seal_message(to, &header, &[], &failure, room)
             }
             Say::Endpoint { request, path, .. } => {
                 let echo = self.probe_echo(now, slot, &path);
                 let response = EndpointResponse { request, endpoint: path.remote, echo };
-                self.seal_message(slot, &header, &[], &response, room)
+                self.seal_message(to, &header, &[], &response, room)
             }
             Say::ProbeAnswer { request } => {
-                self.seal_message(slot, &header, &[], &ProbeAnswer { request }, room)
+                self.seal_message(to, &header, &[], &ProbeAnswer { request }, room)
             }
             Say::Challenge { challenge, pad } => {
                 let challenge = [PacketExtension::PathChallenge(challenge)];
                 let least = if pad { MIN_PACKET } else { 0 };
-                let identifier = self.table.ids[slot].device[0];
                 seal(&self.table.seal_keys(slot), identifier, &header, room, &challenge, (0, least), |_| {})
             }
-            Say::Identifier => {
-                let id = self.connection_id(slot);
-                let identifier = self.identifiers.issue(id, &mut self.rng);
-                let mut value = [0; SERVICE_IDENTIFIER + RESET_TOKEN];
-                value[..SERVICE_IDENTIFIER].copy_from_slice(&identifier);
-                value[SERVICE_IDENTIFIER..].copy_from_slice(&self.identifiers.reset_token(&identifier));
-                let issued = [PacketExtension::Identifiers(&value)];
-                self.seal_message(slot, &header, &issued, &Nothing, room)
+            Say::Identifiers => {
+                let identifiers = self.fresh_identifiers(slot);
+                let issued = [PacketExtension::Identifiers(&identifiers)];
+                self.seal_message(to, &header, &issued, &Nothing, room)
             }
-            Say::Nothing => self.seal_message(slot, &header, &[], &Nothing, room),
+            Say::Nothing => self.seal_message(to, &header, &[], &Nothing, room),
             Say::Close { code, retry_after } => {
                 let close = PacketExtension::Close(Close { code, reason: "", retry_after });
-                self.seal_message(slot, &header, &[close], &Nothing, room)
+                self.seal_message(to, &header, &[close], &Nothing, room)
             }
         }
     }
 
     pub(super) fn seal_message(
         &self,
-        slot: u32,
+        (slot, identifier): (u32, [u8; DEVICE_IDENTIFIER]),
         header: &Header,
         extensions: &[PacketExtension<'_>],
         message: &impl Emit,
         room: &mut [u8],
     ) -> usize {
-        let identifier = self.table.ids[slot].device[0];
         seal(
             &self.table.seal_keys(slot),
             identifier,

@@ -422,7 +422,7 @@ impl Service {
             if sending != NIL {
                 self.cancel(sending | SENDING);
             }
-            self.move_to(slot, path);
+            self.move_to(slot, path, false);
             self.stats.migrations += 1;
         }
     }

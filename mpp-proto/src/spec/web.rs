@@ -211,7 +211,7 @@ fn a_device_that_comes_by_web_is_sent_what_it_missed_and_nothing_by_a_timer() {
     let answers = world.answers();
     let got = opened(&device, &answers);
     assert_eq!((answers[0].0, got.iter().map(Opened::ty).collect::<Vec<_>>()), (2, vec![STATUS, 0, NOTIFY]));
-    assert_eq!(got[1].identifiers.len(), 32, "another identifier: it is another way");
+    assert_eq!(got[1].identifiers.len(), 3 * 32, "other identifiers: it is another way");
     let moved = |world: &mut World| {
         core::iter::from_fn(|| world.service.poll_event()).any(|e| matches!(e, ServiceEvent::Moved { .. }))
     };

@@ -139,6 +139,38 @@ fn identifiers_never_run_out() {
     assert_eq!(pair.device.stats().connects, 1);
 }
 
+/// Networks behind one box, which gives another port or the same one, are other networks too.
+#[test]
+fn no_network_sees_an_identifier_of_another_one_also_behind_one_address() {
+    for ports in [[4001, 4002, 4003, 4004, 4005, 4006], [4000; 6]] {
+        let mut pair = Pair::new();
+        pair.run(Duration::from_secs(1));
+        let mut used = std::collections::BTreeSet::new();
+        let mut note = |pair: &mut Pair, n: usize| {
+            let before = pair.log.len();
+            pair.device.handle_network_change(pair.now, None);
+            pair.run(Duration::from_secs(60));
+            // What both sides call each other there: in a Heartbeat and its answer. Smaller is a challenge to where the
+            // device was.
+            let both = [true, false].map(|to_service| {
+                let beats = |(from, p): &&(Option<_>, Vec<u8>)| from.is_some() == to_service && p.len() > 60;
+                let last = pair.log[before..].iter().rfind(beats);
+                last.unwrap().1[..if to_service { 16 } else { 8 }].to_vec()
+            });
+            for identifier in both {
+                assert!(used.insert(identifier), "ports {ports:?}: move {n} shows one of another network");
+            }
+        };
+        for (n, port) in ports.into_iter().enumerate() {
+            pair.address.set_port(port);
+            note(&mut pair, n);
+        }
+        pair.address = "203.0.113.9:7".parse().unwrap();
+        note(&mut pair, ports.len());
+        assert_eq!(pair.device.stats().connects, 1);
+    }
+}
+
 // SPEC: R-path-turn
 #[test]
 fn a_copier_with_many_addresses_is_asked_once_a_second() {
