@@ -567,7 +567,13 @@ fn a_measurement_that_cannot_be_made_says_why() {
     net.device.handle_network_change(net.now, None);
     net.run(secs(1));
     assert_eq!(net.mapping().last(), Some(&MappingProgress::Ended(MappingEnd::Interrupted)));
+    net.device.measure_mapping(net.now).unwrap();
     net.device.close(net.now);
+    net.run(secs(0));
+    let told: Vec<_> = net.events.iter().map(|(_, event)| event).collect();
+    let ended = DeviceEvent::Mapping(MappingProgress::Ended(MappingEnd::Closed));
+    let aborted = DeviceEvent::Aborted(DisconnectReason::ByApplication);
+    assert!(told.ends_with(&[&ended, &DeviceEvent::State(ConnectionState::Aborted), &aborted]), "{told:?}");
     assert!(matches!(net.device.measure_mapping(net.now), Err(CommandError::Closed)));
 }
 

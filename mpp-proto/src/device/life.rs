@@ -7,6 +7,7 @@ use super::Device;
 use super::event::{ConnectionState, DeviceEvent, DisconnectReason, RequestError};
 use super::exchange::Legs;
 use super::phase::{Phase, Successor, back_off};
+use super::report::MappingEnd;
 use super::transport::Transport;
 use crate::time::Instant;
 use crate::wire::{Close, Code};
@@ -156,7 +157,7 @@ impl Device {
         for request in waiting {
             self.fail(request, RequestError::Closed);
         }
-        self.end_probing();
+        self.end_probing(MappingEnd::Closed);
         self.state = ConnectionState::Aborted;
         self.push(DeviceEvent::State(ConnectionState::Aborted));
         self.push(DeviceEvent::Aborted(reason));

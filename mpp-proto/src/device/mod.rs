@@ -278,7 +278,7 @@ impl Device {
     pub fn handle_network_change(&mut self, now: Instant, network: Option<NetworkId>) {
         self.network = network;
         self.keepalive.moved(now, network);
-        self.end_probing();
+        self.end_probing(MappingEnd::Interrupted);
         for link in self.links.forget() {
             self.push(DeviceEvent::CloseLink(link));
         }

@@ -275,10 +275,10 @@ impl Device {
     }
 
     /// No more of it, and if the host is measuring, it is told so.
-    pub(super) fn end_probing(&mut self) {
+    pub(super) fn end_probing(&mut self, why: MappingEnd) {
         self.drop_probe();
         if self.keepalive.end_measuring() {
-            self.push(DeviceEvent::Mapping(MappingProgress::Ended(MappingEnd::Interrupted)));
+            self.push(DeviceEvent::Mapping(MappingProgress::Ended(why)));
         }
     }
 

@@ -100,6 +100,9 @@ pub enum MappingEnd {
     NotOffered,
     /// The service refused it.
     Refused(Code),
-    /// The machine went to another network, or the device was closed.
+    /// The machine went to another network.
     Interrupted,
+    /// The device is closed for good: by the application, or as another connection of it took over, which the
+    /// [`Aborted`](super::DeviceEvent::Aborted) that follows says.
+    Closed,
 }
