@@ -153,6 +153,8 @@ impl Leg {
                 self.push(now, *remote);
                 if let Some(attempt) = &mut self.attempt {
                     attempt.add_candidates(now, &[*remote]);
+                    // It gets as much time as those that were known from the beginning.
+                    self.patience = now + PATIENCE;
                 }
             }
         }

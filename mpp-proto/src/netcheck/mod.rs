@@ -63,7 +63,7 @@ pub enum NetcheckEvent {
 /// Looks at the network, once: after 2 to 5 seconds, after 11 at worst, it is [complete](Self::is_complete).
 ///
 /// It is driven like a [`Device`](crate::Device): feed it packets and timeouts, drain its packets and events, in any order
-/// and as often as you like. It asks four addresses of the service at most in a family; there it sends 12 packets of 1200
+/// and as often as you like. It asks four addresses of the service at most in a family; there it sends 16 packets of 1200
 /// bytes at most (twice as many if this machine's clock is behind) and 45 of 20 bytes, and usually 3 and 12; where proofs of
 /// the address are asked for, another packet of 1200 bytes for each, four in a second to one address at most. By Web, if the
 /// host has [said](Self::ask_web) that it can, it makes one request to each base URL of the ticket at most, usually one.

@@ -310,6 +310,41 @@ fn names_are_looked_up_or_missed() {
     assert_eq!((report.udp(), report.verdict()), (Udp::NoService, Verdict::Unresolved));
 }
 
+/// A name that is looked up late gets its time too, whatever else was asked before without an answer.
+#[test]
+fn a_name_that_comes_late_beside_a_dead_address_is_asked_in_full() {
+    let service = at("192.0.2.1:15096");
+    let endpoints =
+        ["192.0.2.77:15096", "192.0.2.78:15096", "192.0.2.79:15096", "presence.example.com:15096"];
+    for late in [0, 3000, 4970, 4999].map(Duration::from_millis) {
+        let mut scene =
+            Scene::new(&endpoints, Box::new(move |_, from, to| (to.ip() == service.ip()).then_some(from)));
+        let answer_at = scene.now + late;
+        let mut question = None;
+        while scene.now < answer_at || question.is_none() {
+            while let Some(event) = scene.check.poll_event() {
+                match event {
+                    NetcheckEvent::OpenLink { link, .. } => {
+                        scene.check.handle_link(scene.now, link, LinkState::Open { local: at(V4) });
+                    }
+                    NetcheckEvent::Resolve { id, .. } => question = Some(id),
+                    _ => {}
+                }
+            }
+            while let Some(t) = scene.check.poll_transmit(scene.now, &mut [0; 1452]) {
+                scene.sent.push((t.path.remote, t.len));
+            }
+            scene.now = answer_at.min(scene.check.poll_timeout().unwrap().at);
+            scene.check.handle_timeout(scene.now);
+        }
+        scene.check.handle_resolved(scene.now, question.unwrap(), &[service]);
+        let report = scene.run();
+        assert_eq!((report.v4.udp, report.ticket), (Udp::Works, TicketCheck::Accepted), "after {late:?}");
+        let large = scene.sent.iter().filter(|(_, len)| *len >= 1200).count();
+        assert!(large <= 16, "{large} of {}", scene.sent.len());
+    }
+}
+
 /// A device that is connected stays so, and the check says that it is there.
 // SPEC: R-check-displaces-none, R-in-use
 #[test]
