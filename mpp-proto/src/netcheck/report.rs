@@ -255,9 +255,12 @@ impl NetcheckReport {
         }
     }
 
-    /// Whether UDP gets through in one of the families.
+    /// Whether UDP gets through in one of the families. Unknown is worse than yes and better than everything else: the
+    /// family of which it is not known may yet be the one that works.
     pub fn udp(&self) -> Udp {
-        self.v4.udp.max(self.v6.udp)
+        let families = [self.v4.udp, self.v6.udp];
+        let best = self.v4.udp.max(self.v6.udp);
+        if best != Udp::Works && families.contains(&Udp::Unknown) { Udp::Unknown } else { best }
     }
 
     /// The family in which UDP works best, and of two equals the one that was measured with fewer losses; IPv4 first.
@@ -379,6 +382,26 @@ mod tests {
             assert_eq!((family.translation, family.ports), (translation, ports), "{local}");
         }
         assert_eq!(NetcheckReport::default().udp(), Udp::Unknown);
+    }
+
+    #[test]
+    fn a_family_of_which_nothing_is_known_may_be_the_one_that_works() {
+        use Udp::{Blocked, NoRoute, NoService, OnlySmall, Unknown, Works};
+        for (v4, v6, udp) in [
+            (Unknown, Works, Works),
+            (Unknown, OnlySmall, Unknown),
+            (Unknown, Blocked, Unknown),
+            (Unknown, NoRoute, Unknown),
+            (Unknown, NoService, Unknown),
+            (Blocked, NoRoute, Blocked),
+            (NoRoute, NoService, NoRoute),
+        ] {
+            for (v4, v6) in [(v4, v6), (v6, v4)] {
+                let family = |udp| FamilyReport { udp, ..FamilyReport::default() };
+                let report = NetcheckReport { v4: family(v4), v6: family(v6), ..NetcheckReport::default() };
+                assert_eq!(report.udp(), udp, "{v4:?} {v6:?}");
+            }
+        }
     }
 
     #[test]

@@ -287,8 +287,8 @@ fn what_was_not_asked_is_unknown() {
 #[test]
 fn a_machine_without_udp_has_a_way_by_web() {
     let report = |udp, web| {
-        let mut report = NetcheckReport { web, ..NetcheckReport::default() };
-        report.v4.udp = udp;
+        let mut report = NetcheckReport { web, ticket: TicketCheck::Accepted, ..NetcheckReport::default() };
+        (report.v4.udp, report.v6.udp) = (udp, Udp::NoService);
         report.verdict()
     };
     use Answers::{No, Unknown, Yes};

@@ -39,6 +39,8 @@ struct Scene {
     /// Packets that were sent, and their bytes.
     sent: Vec<(SocketAddr, usize)>,
     resolved: Vec<SocketAddr>,
+    /// What was known on the way.
+    before: Vec<NetcheckReport>,
     random: u64,
 }
 
@@ -73,6 +75,7 @@ impl Scene {
             lost: Vec::new(),
             sent: Vec::new(),
             resolved: Vec::new(),
+            before: Vec::new(),
             random: 1,
         }
     }
@@ -92,6 +95,7 @@ impl Scene {
                 assert!(self.now.since(begin) <= Duration::from_secs(12), "{:?}", self.now.since(begin));
                 return self.check.report();
             }
+            self.before.push(self.check.report());
             self.now = deadlines.into_iter().flatten().min().expect("something to wait for").max(self.now);
             while let Some(i) = self.wire.iter().position(|(at, ..)| *at <= self.now) {
                 let (_, to_service, from, to, mut payload) = self.wire.remove(i).unwrap();
@@ -455,6 +459,31 @@ fn an_answer_counts_once_from_where_was_asked_and_under_its_transaction() {
         );
     }
     assert_eq!(scene.check.report().v4.endpoint, Some(at("192.0.2.1:32853")));
+}
+
+/// A family that is still being asked may be the one that works, whatever is known of the other one.
+// SPEC: R-check-unknown
+#[test]
+fn while_a_family_is_asked_nothing_is_said_to_be_missing() {
+    let dead: fn() -> Network = || Box::new(|_, _, _| None);
+    let alive: fn() -> Network = || Box::new(|_, from, _| Some(from));
+    let both: &[&str] = &["192.0.2.1:15096", "[2001:db8:1::1]:15096"];
+    let name: &[&str] = &["presence.example.com:15096"];
+    for (endpoints, network, udp) in [
+        (both, dead, Udp::Blocked),
+        (ONE, dead, Udp::Blocked),
+        (ONE, alive, Udp::Works),
+        (name, alive, Udp::NoService),
+    ] {
+        let mut scene = Scene::new(endpoints, network());
+        scene.local[1] = None;
+        let first = scene.check.report();
+        assert_eq!((first.udp(), first.verdict()), (Udp::Unknown, Verdict::Unknown), "{endpoints:?}");
+        assert_eq!(scene.run().udp(), udp);
+        let said: Vec<_> = scene.before.iter().map(NetcheckReport::udp).collect();
+        assert!(said.iter().all(|seen| [Udp::Unknown, udp].contains(seen)), "{endpoints:?}: {said:?}");
+        assert_eq!(said.first(), (udp != Udp::NoService).then_some(&Udp::Unknown), "{endpoints:?}");
+    }
 }
 
 /// What is sent where nobody answers is bounded, whatever the ticket names.
