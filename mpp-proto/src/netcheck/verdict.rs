@@ -33,6 +33,9 @@ pub enum Verdict {
     },
     /// The service can be reached, by UDP or by Web, and does not take the ticket.
     TicketRefused(Code),
+    /// The service can be reached, and has not said whether it takes the ticket: it may have too much to do, or be about
+    /// to end.
+    Unserved,
     /// UDP works, with many losses.
     Lossy {
         /// Of a hundred packets.
@@ -62,6 +65,9 @@ impl NetcheckReport {
             && reached
         {
             return Verdict::TicketRefused(code);
+        }
+        if self.ticket == TicketCheck::Unknown && reached {
+            return Verdict::Unserved;
         }
         match self.udp() {
             Udp::Unknown => return Verdict::Unknown,
@@ -97,7 +103,7 @@ impl NetcheckReport {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown => f.write_str("not known: nothing could be measured"),
+            Self::Unknown => f.write_str("not known: too little was measured"),
             Self::Unresolved => f.write_str("the service's name cannot be looked up: is this machine online?"),
             Self::NoRoute => f.write_str("this machine has no way to the service: is it online?"),
             Self::Blocked { web: Answers::Yes } => {
@@ -122,6 +128,10 @@ impl fmt::Display for Verdict {
             Self::TicketRefused(code) => {
                 write!(f, "the service can be reached, but does not take the ticket ({code}): get a new one")
             }
+            Self::Unserved => f.write_str(
+                "the service can be reached, but has not said that it takes the ticket: it may have too much to do, try \
+                 again later",
+            ),
             Self::Lossy { percent } => {
                 write!(f, "UDP works, but {percent} % of the packets are lost: notifications may be late")
             }

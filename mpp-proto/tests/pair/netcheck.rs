@@ -486,6 +486,18 @@ fn while_a_family_is_asked_nothing_is_said_to_be_missing() {
     }
 }
 
+/// Whoever answers without taking the ticket has not promised anything.
+// SPEC: R-check-unserved
+#[test]
+fn a_service_that_turns_devices_away_promises_nothing() {
+    let mut scene = Scene::new(ONE, endpoint_independent());
+    scene.service.close(scene.now, Duration::ZERO);
+    let report = scene.run();
+    assert_eq!((report.udp(), report.ticket), (Udp::Works, TicketCheck::Unknown), "503 in clear");
+    assert_eq!((report.in_use, report.verdict()), (InUse::Unknown, Verdict::Unserved));
+    assert!(!report.verdict().to_string().contains("at once"), "{}", report.verdict());
+}
+
 /// What is sent where nobody answers is bounded, whatever the ticket names.
 #[test]
 fn it_sends_no_more_than_it_says() {
