@@ -192,7 +192,7 @@ pub(crate) fn lines(report: &NetcheckReport) -> Vec<String> {
 }
 
 /// The rest: how long the network remembers, or why that is not known, and what it all comes down to.
-pub(crate) fn last_lines(report: &NetcheckReport, why_unknown: Option<&str>) -> Vec<String> {
+pub(crate) fn last_lines(report: &NetcheckReport, why_unknown: Option<&str>, verdict: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = |name: &str, value: &str| lines.push(format!("{name:<13} {value}"));
     match &report.connection {
@@ -209,7 +209,7 @@ pub(crate) fn last_lines(report: &NetcheckReport, why_unknown: Option<&str>) -> 
             line("heartbeat", UNKNOWN);
         }
     }
-    line("verdict", &report.verdict().to_string());
+    line("verdict", verdict);
     lines
 }
 
@@ -284,17 +284,18 @@ fn millis(d: Duration) -> u64 {
     micros(d) / 1000
 }
 
-fn lifetime(report: &NetcheckReport) -> Value {
+fn lifetime(report: &NetcheckReport, why_not_all: Option<&str>) -> Value {
     let keepalive = report.connection.map(|c| c.keepalive);
     json!({
         "at_least_ms": keepalive.and_then(|k| k.proven).map(millis),
         "less_than_ms": keepalive.and_then(|k| k.disproven).map(millis),
         "family": report.connection.map(|c| if c.service.is_ipv4() { "v4" } else { "v6" }),
+        "why_not_all": why_not_all,
     })
 }
 
 /// The report for programs: what is unknown is "unknown" or null.
-pub(crate) fn object(report: &NetcheckReport) -> Value {
+pub(crate) fn object(report: &NetcheckReport, why_not_all: Option<&str>, verdict: &str) -> Value {
     let (check, code) = match report.ticket {
         TicketCheck::Accepted => ("accepted", None),
         TicketCheck::Refused(code) => ("refused", Some(code.number())),
@@ -313,12 +314,12 @@ pub(crate) fn object(report: &NetcheckReport) -> Value {
         "in_use": in_use(report.in_use),
         "web": web_name(report.web),
         "web_destinations": report.web_destinations.iter().map(web_json).collect::<Vec<_>>(),
-        "lifetime": lifetime(report),
+        "lifetime": lifetime(report, why_not_all),
         "heartbeat_ms": keepalive.map(|k| millis(k.interval)),
         "heartbeat_reason": keepalive.map_or(UNKNOWN, |k| reason(k.reason).0),
         "misses": keepalive.map(|k| k.misses),
         "rebindings": keepalive.map(|k| k.rebindings),
         "complete": report.complete,
-        "verdict": report.verdict().to_string(),
+        "verdict": verdict,
     })
 }

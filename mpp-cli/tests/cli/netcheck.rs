@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Ended, Home, SOON};
+use crate::support::{Ended, Home, Process, SOON};
 
 const ALICE: &str = "alice@example.com";
 
@@ -167,9 +167,6 @@ fn where_udp_is_blocked_the_web_makes_the_difference() {
     let looks =
         [begin(&[], &open), begin(&["--json"], &open), begin(&[], &closed), begin(&["--json"], &closed)];
     let [words, object, no_words, no_object] = looks.map(|look| look.end(SOON));
-    let line = |ended: &Ended, begin: &str| {
-        ended.out.iter().find(|l| l.starts_with(begin)).unwrap_or_else(|| panic!("{ended:?}")).clone()
-    };
 
     assert_eq!((words.code(), words.err.len()), (0, 0), "{words:?}");
     assert_eq!(line(&words, "Web"), format!("Web           works, at http://{web}"));
@@ -199,19 +196,91 @@ fn an_interrupted_measurement_reports_what_is_known() {
     let ticket = home.ticket(ALICE, "phone", &[]);
     let mut check = home.start_with(&["netcheck", "-"], Some(ticket.into_bytes()));
     check.line("what is known at once", |l| l.starts_with("Web"));
-    let status = || home.run(&["status"]).out.join("\n");
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !status().contains("devices: 1") {
-        assert!(Instant::now() < deadline, "it connects: {}", status());
-    }
+    connected(&home, 1);
     let ended = check.stop(Signal::SIGINT);
     assert_eq!(ended.code(), 0, "{ended:?}");
-    let line =
-        |name: &str| ended.out.iter().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{ended:?}"));
+    let line = |name: &str| line(&ended, name);
     assert!(line("lifetime").contains("unknown") && line("heartbeat").contains("25.0 s"), "{ended:?}");
     assert!(line("verdict").contains("UDP works"), "{ended:?}");
     assert_eq!(ended.err, ["mpp: not all was measured: it was interrupted"]);
-    assert!(status().contains("devices: 0"), "the service was told");
+    connected(&home, 0);
+}
+
+/// The line that begins with this name.
+fn line(ended: &Ended, name: &str) -> String {
+    ended.out.iter().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{ended:?}")).clone()
+}
+
+/// Waits until so many devices are connected.
+fn connected(home: &Home, devices: usize) {
+    let status = || home.run(&["status"]).out.join("\n");
+    let deadline = Instant::now() + SOON;
+    while !status().contains(&format!("devices: {devices}")) {
+        assert!(Instant::now() < deadline, "not {devices} devices: {}", status());
+    }
+}
+
+/// Two measurements, of which one is told to people and one to programs.
+fn measure_two(home: &Home) -> ([String; 2], [Process; 2]) {
+    let tickets = ["phone", "tablet"].map(|device| home.ticket(ALICE, device, &[]));
+    let begin = |more: &[&str], ticket: &str| {
+        let args: Vec<&str> = ["netcheck", "-"].iter().chain(more).copied().collect();
+        home.start_with(&args, Some(ticket.as_bytes().to_vec()))
+    };
+    let checks = [begin(&[], &tickets[0]), begin(&["--json"], &tickets[1])];
+    connected(home, 2);
+    (tickets, checks)
+}
+
+/// It waits for the service to come back, but not for long, and then nothing it has seen counts any more.
+#[test]
+fn a_service_that_goes_away_ends_a_measurement() {
+    let home = Home::new();
+    let (serve, _) = home.serve();
+    let (_, checks) = measure_two(&home);
+    serve.stop(Signal::SIGTERM);
+    let [words, object] = checks.map(|check| check.end(SOON * 2));
+    assert!(words.failed(1).contains("is the service still running"), "{words:?}");
+    assert!(line(&words, "verdict").contains("did not come back"), "{words:?}");
+    let report = json(&object);
+    object.failed(1);
+    assert_eq!((&report["ticket"], &report["lifetime"]["at_least_ms"]), (&"accepted".into(), &Value::Null));
+    let why = report["lifetime"]["why_not_all"].as_str().unwrap();
+    assert!(why.contains("the connection was lost"), "{report:#}");
+    assert!(!report["verdict"].as_str().unwrap().contains("at once"), "{report:#}");
+}
+
+/// What ended it is said as what it is, to people and to programs.
+#[test]
+fn a_measurement_that_is_displaced_says_so() {
+    let home = Home::new();
+    let (_serve, _) = home.serve();
+    let (tickets, checks) = measure_two(&home);
+    let _watches = tickets.each_ref().map(|ticket| home.watch(ticket, &[]));
+    let [words, object] = checks.map(|check| check.end(SOON));
+    assert_eq!((words.code(), object.code()), (0, 0), "{words:?} {object:?}");
+    let why = "the device has connected elsewhere meanwhile";
+    assert_eq!(words.err, [format!("mpp: not all was measured: {why}")]);
+    assert_eq!(json(&object)["lifetime"]["why_not_all"], why, "{object:?}");
+}
+
+/// Nobody has answered yet, so nothing is known, and nobody says no.
+#[test]
+fn interrupted_at_once_it_says_that_nothing_is_known() {
+    let home = Home::new();
+    let (_serve, _) = home.serve();
+    let wall = UdpSocket::bind("127.0.0.1:0").unwrap();
+    wall.set_read_timeout(Some(SOON)).unwrap();
+    let at = wall.local_addr().unwrap().to_string();
+    let ticket = home.ticket(ALICE, "phone", &["--endpoint", &at, "--web", "http://127.0.0.1:1"]);
+    let check = home.start_with(&["netcheck", "-", "--json"], Some(ticket.into_bytes()));
+    wall.recv(&mut [0; 2048]).expect("it asks");
+    let ended = check.stop(Signal::SIGINT);
+    let report = json(&ended);
+    assert_eq!((&report["udp"], &report["complete"]), (&"unknown".into(), &false.into()), "{report:#}");
+    assert_eq!(report["lifetime"]["why_not_all"], "it was interrupted");
+    assert!(report["verdict"].as_str().unwrap().contains("not known"), "{report:#}");
+    assert!(ended.failed(1).contains("interrupted before"), "{ended:?}");
 }
 
 #[test]

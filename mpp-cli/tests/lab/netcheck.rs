@@ -246,3 +246,29 @@ fn a_measurement_displaces_nobody_unless_it_is_told_to() {
     assert_eq!(report["lifetime"]["at_least_ms"], 25_000, "{report:#}");
     device.says("another connection of the same device took over", HEARTBEAT);
 }
+
+/// A service that is there again soon does not end a measurement; one that is gone does.
+#[test]
+fn a_measurement_outlives_a_restart_of_the_service_and_not_its_end() {
+    let measure = |happens: fn(&Play)| {
+        let lab = Lab::open(Network::Behind(Nat::PortRestricted))?;
+        let play = Play::on(lab);
+        let mut check = play.start(&["netcheck", "-", "--up-to", "25s"], &play.ticket());
+        check.line("what is known at once", |l| l.starts_with("Web"));
+        // It connects, and begins to be silent.
+        thread::sleep(Duration::from_secs(2));
+        happens(&play);
+        Some(check.end(LONG))
+    };
+    thread::scope(|threads| {
+        let restarted = threads.spawn(move || measure(Play::restart));
+        let killed = threads.spawn(move || measure(Play::kill));
+        let (Some(restarted), Some(killed)) = (restarted.join().unwrap(), killed.join().unwrap()) else {
+            return;
+        };
+        assert_eq!((restarted.code(), restarted.err.len()), (0, 0), "{restarted:?}");
+        assert!(restarted.out.iter().any(|l| l.contains("at least 25 s")), "{restarted:?}");
+        assert!(killed.failed(1).contains("is the service still running"), "{killed:?}");
+        assert!(!killed.out.iter().any(|l| l.contains("at once")), "{killed:?}");
+    });
+}

@@ -42,11 +42,11 @@ impl Play {
     pub(crate) fn on_with(lab: Lab, more: &[&str]) -> Self {
         let serve_args = ["serve"].iter().chain(more).map(|&arg| arg.to_owned()).collect();
         let play = Self { serve: RefCell::default(), home: Home::new(), serve_args, lab };
-        play.start();
+        play.serve();
         play
     }
 
-    fn start(&self) {
+    fn serve(&self) {
         let args: Vec<&str> = self.serve_args.iter().map(String::as_str).collect();
         let mut serve = self.lab.service.enter(|| self.home.start(&args));
         serve.line("the addresses", |l| l.starts_with("listening"));
@@ -54,12 +54,17 @@ impl Play {
         self.serve.replace(Some(serve));
     }
 
-    /// Kills the service, and starts it again with the same keys.
-    pub(crate) fn restart(&self) {
+    /// Kills the service.
+    pub(crate) fn kill(&self) {
         let killed = self.serve.take().expect("a service");
         killed.signal(Signal::SIGKILL);
         drop(killed);
-        self.start();
+    }
+
+    /// Kills the service, and starts it again with the same keys.
+    pub(crate) fn restart(&self) {
+        self.kill();
+        self.serve();
     }
 
     /// Posts for all devices.
@@ -98,8 +103,13 @@ impl Play {
 
     /// The same, for so long at most.
     pub(crate) fn run_for(&self, limit: Duration, args: &[&str], ticket: &str) -> Ended {
+        self.start(args, ticket).end(limit)
+    }
+
+    /// Starts it.
+    pub(crate) fn start(&self, args: &[&str], ticket: &str) -> Process {
         let input = Some(ticket.as_bytes().to_vec());
-        self.lab.device.enter(|| self.home.start_with(args, input)).end(limit)
+        self.lab.device.enter(|| self.home.start_with(args, input))
     }
 
     /// Starts a device with the shortest interval, and waits until it is connected.
