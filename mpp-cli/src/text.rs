@@ -110,14 +110,16 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_millis(millis)) }
 }
 
-/// A duration to read: `1.3 ms`, `240 ms`, `4.2 s`, `3 min`.
+/// A duration to read: `1.3 ms`, `240 ms`, `4.2 s`, `216 s`, `15 min`. Times of heartbeats and silences stay seconds, as
+/// they stand beside such.
 pub(crate) fn duration(d: Duration) -> String {
     let us = d.as_micros();
     match us {
         0..10_000 => format!("{:.1} ms", d.as_secs_f64() * 1e3),
         10_000..1_000_000 => format!("{} ms", us / 1000),
         1_000_000..120_000_000 => format!("{:.1} s", d.as_secs_f64()),
-        120_000_000..7_200_000_000 => format!("{} min", d.as_secs() / 60),
+        120_000_000..600_000_000 => format!("{} s", d.as_secs()),
+        600_000_000..7_200_000_000 => format!("{} min", d.as_secs() / 60),
         7_200_000_000..172_800_000_000 => format!("{} h", d.as_secs() / 3600),
         _ => format!("{} days", d.as_secs() / 86_400),
     }
@@ -241,6 +243,9 @@ mod tests {
         assert_eq!(duration(Duration::from_micros(1340)), "1.3 ms");
         assert_eq!(duration(Duration::from_millis(240)), "240 ms");
         assert_eq!(duration(Duration::from_millis(4200)), "4.2 s");
+        assert_eq!(duration(Duration::from_secs(119)), "119.0 s");
+        assert_eq!(duration(Duration::from_secs(216)), "216 s", "not three minutes");
+        assert_eq!(duration(Duration::from_secs(900)), "15 min");
         assert_eq!(duration(Duration::from_secs(90 * 86_400)), "90 days");
     }
 
