@@ -198,8 +198,8 @@ pub(crate) struct NetcheckArgs {
     /// The report as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
-    /// The longest silence to try; 0 is none
-    #[arg(long, value_name = "DURATION", default_value = "240s", value_parser = parse_duration)]
+    /// The longest silence to try, 25s or more; 0 is none
+    #[arg(long, value_name = "DURATION", default_value = "240s", value_parser = parse_silence)]
     pub(crate) up_to: Duration,
     /// Trust these certificates (PEM) too if the ticket names a Web Service with https
     #[arg(long, value_name = "FILE")]
@@ -316,6 +316,14 @@ fn parse_expiry(text: &str) -> Result<Duration, String> {
             Err("a ticket lasts at most 3660 days: make a new one from time to time".to_owned())
         }
         d => Ok(d),
+    }
+}
+
+/// The longest silence to try. The first one is 25 s: up to less nothing would be tried at all.
+fn parse_silence(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        d if d.is_zero() || d >= Duration::from_secs(25) => Ok(d),
+        _ => Err("the first silence that is tried takes 25s: write 25s or more, or 0 to try none".to_owned()),
     }
 }
 

@@ -127,6 +127,9 @@ fn what_goes_wrong_is_said_with_what_to_do() {
     let nowhere = home.ticket(ALICE, "phone", &["--endpoint", "does-not-exist.invalid:1"]);
     let line = home.run_with(&["endpoint", "-"], nowhere.as_bytes()).failed(1);
     assert!(line.contains("cannot look up does-not-exist.invalid"), "{line}");
+    for up_to in ["1ms", "24s"] {
+        assert!(home.fails(2, &["netcheck", &ticket, "--up-to", up_to]).contains("25s or more"));
+    }
     for command in ["endpoint", "netcheck"] {
         home.fails(3, &[command, "not a ticket"]);
         home.fails(2, &[command]);
