@@ -286,6 +286,20 @@ fn interrupted_at_once_it_says_that_nothing_is_known() {
     assert!(ended.failed(1).contains("interrupted before"), "{ended:?}");
 }
 
+/// Whoever does not want to answer strangers answers those with a ticket all the same.
+#[test]
+fn a_service_without_stun() {
+    let home = Home::new();
+    let mut serve = home.start(&["serve", "--listen", "127.0.0.1:0", "--no-stun"]);
+    serve.line("what to type next", |l| l.contains(" post alice"));
+    let ticket = home.ticket(ALICE, "phone", &[]);
+    let report = json(&home.run_with(&["netcheck", "-", "--json", "--up-to", "0"], ticket.as_bytes()));
+    let v4 = &report["v4"];
+    let seen = [&v4["udp"], &v4["stun"], &report["ticket"]];
+    assert_eq!(seen, ["works", "no", "accepted"], "{report:#}");
+    assert!(v4["endpoint"].is_string() && v4["sent"].is_null(), "{report:#}");
+}
+
 #[test]
 fn a_second_port_that_is_the_first_one_is_refused() {
     let home = Home::new();
