@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use crate::network::{EXTERNAL, Lab, Network};
@@ -48,12 +48,16 @@ fn ipv6_firewall() {
     claims(Network::Ipv6Firewall, EndpointIndependent, AddressAndPort, true);
 }
 
+/// All networks.
+fn all() -> impl Iterator<Item = Network> {
+    let nats = [Nat::FullCone, Nat::AddressRestricted, Nat::PortRestricted, Nat::Symmetric];
+    nats.map(Network::Behind).into_iter().chain([Network::DoubleNat, Network::Ipv6Firewall])
+}
+
 /// Of all networks: flushed, nobody gets in, and only the symmetric NAT maps the next packet to another port.
 #[test]
 fn a_flush_forgets_all_mappings() {
-    let nats =
-        [Nat::FullCone, Nat::AddressRestricted, Nat::PortRestricted, Nat::Symmetric].map(Network::Behind);
-    for network in nats.into_iter().chain([Network::DoubleNat, Network::Ipv6Firewall]) {
+    for network in all() {
         let Some(lab) = Lab::open(network) else { return };
         let probe = Probe::new(&lab);
         let socket = probe.socket();
@@ -65,33 +69,38 @@ fn a_flush_forgets_all_mappings() {
     }
 }
 
-/// A mapping lives as long as it should without traffic: a short time first, longer once it has been used for two seconds
-/// in both directions.
+/// Of all networks, side by side, as each is mostly waited for.
 #[test]
 fn mappings_expire() {
-    let lifetime = Lifetime { first: 4, stream: 8 };
-    for nat in [Nat::PortRestricted, Nat::AddressRestricted] {
-        let Some(lab) = Lab::with_lifetime(Network::Behind(nat), lifetime) else { return };
-        let probe = Probe::new(&lab);
-        let begin = Instant::now();
-        let wait = |seconds| sleep(Duration::from_secs(seconds).saturating_sub(begin.elapsed()));
-        // A socket for each question, because to ask refreshes.
-        let sockets = [(); 4].map(|()| probe.socket());
-        let mapped = sockets.each_ref().map(|s| probe.exchange(s));
-        let lives = |i: usize| probe.back((0, 0), mapped[i], &sockets[i]);
-        wait(3);
-        assert!(lives(0), "{nat:?}: after 3 s");
-        for socket in &sockets[2..] {
-            probe.exchange(socket);
-        }
-        wait(5);
-        // What the other one remembers by itself lives for the longer time from the beginning.
-        assert_eq!(lives(1), nat == Nat::AddressRestricted, "{nat:?}: after 5 s");
-        wait(10);
-        assert!(lives(2), "{nat:?}: 7 s after it was used again");
-        wait(12);
-        assert!(!lives(3), "{nat:?}: 9 s after it was used again");
+    thread::scope(|threads| all().for_each(|network| drop(threads.spawn(move || expires(network)))));
+}
+
+/// A mapping lives as long as it should without traffic: a short time first, longer once it has been used for two seconds
+/// in both directions.
+fn expires(network: Network) {
+    let Some(lab) = Lab::with_lifetime(network, Lifetime { first: 4, stream: 8 }) else { return };
+    let probe = Probe::new(&lab);
+    let wait = |since: Instant, seconds| sleep(Duration::from_secs(seconds).saturating_sub(since.elapsed()));
+    let begin = Instant::now();
+    // A socket for each question, because to ask refreshes.
+    let sockets = [(); 5].map(|()| probe.socket());
+    let mapped = sockets.each_ref().map(|s| probe.exchange(s));
+    let lives = |i: usize| probe.back((0, 0), mapped[i], &sockets[i]);
+    wait(begin, 3);
+    assert!(lives(0), "{network:?}: after 3 s");
+    for socket in &sockets[2..] {
+        probe.exchange(socket);
     }
+    let again = Instant::now();
+    wait(begin, 5);
+    // What a NAT remembers by itself lives for the longer time from the beginning.
+    let by_itself = [Nat::FullCone, Nat::AddressRestricted].map(Network::Behind).contains(&network);
+    assert_eq!(lives(1), by_itself, "{network:?}: after 5 s");
+    wait(again, 7);
+    assert!(lives(2), "{network:?}: 7 s after it was used again");
+    wait(again, 9);
+    assert!(!lives(3), "{network:?}: 9 s after it was used again");
+    assert!(!probe.back((1, 1), mapped[4], &sockets[4]), "{network:?}: nor for a stranger");
 }
 
 #[test]
