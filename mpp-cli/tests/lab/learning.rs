@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use mpp_tokio::proto::{DeviceConfig, IntervalReason, NotificationKind, Ticket};
+use mpp_tokio::proto::{DeviceConfig, IntervalReason, NetworkId, NotificationKind, Resume, Ticket};
 use mpp_tokio::{Client, ClientEvent, ClientEvents};
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::Builder;
 use tokio::time::{sleep, timeout};
 
@@ -27,15 +28,30 @@ fn learns(
     shortest: Duration,
     story: impl AsyncFnOnce(&mut Learner<'_>) + Send,
 ) {
+    let mut config = DeviceConfig::default();
+    config.shortest_interval = shortest;
+    plays(network, lifetime, config, None, story);
+}
+
+fn plays(
+    network: Network,
+    lifetime: Lifetime,
+    config: DeviceConfig,
+    resume: Option<Resume>,
+    story: impl AsyncFnOnce(&mut Learner<'_>) + Send,
+) {
     let Some(lab) = Lab::with_lifetime(network, lifetime) else { return };
     let play = Play::on(lab);
     let ticket: Ticket = play.ticket().parse().unwrap();
-    let mut config = DeviceConfig::default();
-    config.shortest_interval = shortest;
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     play.lab.device.enter(|| {
         runtime.block_on(async {
-            let client = Client::builder(ticket).config(config).connect();
+            let client = Client::builder(ticket).config(config);
+            let client = match resume {
+                Some(resume) => client.resume(resume),
+                None => client,
+            };
+            let client = client.connect();
             let events = client.events();
             timeout(LATE, client.connected()).await.expect("it connects").unwrap();
             let mut learner = Learner { play: &play, client, events, posted: 0 };
@@ -134,4 +150,38 @@ fn a_hundred_and_twenty_seconds() {
         learner.until(Duration::from_secs(25), IntervalReason::Missed, LATE).await;
     };
     learns(Network::Behind(Nat::PortRestricted), Lifetime::always(120), Duration::from_secs(25), story);
+}
+
+/// What Linux does by itself, to a device that has been here before: its socket is new to the box, and is remembered for as
+/// long as it has learned all the same.
+#[test]
+fn a_restart_in_a_known_network() {
+    let name = NetworkId([7; 16]);
+    let mut config = DeviceConfig::default();
+    config.network = Some(name);
+    let story = async |learner: &mut Learner<'_>| {
+        assert_eq!(learner.interval(), Duration::from_secs(99));
+        for pause in [45, 35] {
+            sleep(Duration::from_secs(pause)).await;
+            learner.hears_a_post(Duration::ZERO).await;
+        }
+        let report = learner.client.keepalive();
+        assert_eq!((report.interval, report.misses), (Duration::from_secs(99), 0), "{report:?}");
+    };
+    let network = Network::Behind(Nat::PortRestricted);
+    plays(network, Lifetime::LINUX, config, Some(knows(name)), story);
+}
+
+/// A position in no history, by a device that has found out that a network remembers a silent socket for 110 s and not for
+/// 240 s.
+fn knows(network: NetworkId) -> Resume {
+    let mut bytes = vec![3];
+    bytes.extend([0; 8 + 8 + 16 + 8]);
+    bytes.push(1);
+    bytes.extend(network.0);
+    bytes.extend([110_000u32, 240_000].map(u32::to_be_bytes).as_flattened());
+    bytes.extend([0, 1, 0]);
+    let sum = Sha256::digest(&bytes);
+    bytes.extend(&sum[..4]);
+    Resume::from_bytes(&bytes).expect("as an earlier version wrote it")
 }

@@ -245,6 +245,7 @@ impl Device {
         match &mut self.phase {
             Phase::Connected { connection, successor } => {
                 connection.succeeded = true;
+                new.follow(connection);
                 *successor = Successor::Confirming(new);
             }
             phase => *phase = Phase::connected(new),

@@ -4,6 +4,7 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use super::connection::IN_USE;
 use super::event::{CommandError, ConnectionState, DeviceEvent, Family, LinkKind};
 use super::phase::Phase;
 use super::receive::Via;
@@ -22,8 +23,6 @@ const OPENING: Duration = Duration::from_secs(10);
 /// When a question on the way to the silence is asked again, and after the last time given up.
 const REPEATS: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(4)];
-/// Between the two pairs of packets: Linux takes a flow for one in use if it goes on for more than two seconds.
-const PAUSE: Duration = Duration::from_secs(3);
 /// How much later than the silence the answer may come.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -163,7 +162,7 @@ impl Device {
         };
         self.probe = Some(Probe { silence, remote, step });
         self.ask_link(kind);
-        let takes = PAUSE + silence;
+        let takes = IN_USE + silence;
         self.push(DeviceEvent::Mapping(MappingProgress::Trying { silence, takes }));
     }
 
@@ -215,7 +214,7 @@ impl Device {
             // It has to come where it was asked for; a copy proves nothing.
             _ if !is_probes(via) => {}
             None => self.give_up_probe(now, MappingEnd::NotOffered, Duration::ZERO),
-            Some(_) if !second => probe.step = Step::Pause { until: now + PAUSE },
+            Some(_) if !second => probe.step = Step::Pause { until: now + IN_USE },
             Some(echo) => probe.step = Step::Asking { request: self.requests.fresh_id(), echo },
         }
         true
@@ -284,6 +283,9 @@ impl Device {
 
     /// The service could not reach the device after `silence`.
     pub(super) fn missed(&mut self, now: Instant, silence: Duration) {
+        if let Some(connection) = self.phase.connection_mut() {
+            connection.doubt_flow(now);
+        }
         if self.keepalive.missed(now, silence) {
             self.drop_probe();
         }

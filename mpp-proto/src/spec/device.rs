@@ -240,6 +240,7 @@ fn a_reset_with_the_right_token_makes_it_connect_anew() {
 fn a_service_that_does_not_answer_is_given_up() {
     let mut host = Host::new();
     host.connect();
+    host.settle();
     let start = host.now;
     let sent = host.run(secs(40));
     let beats: Vec<_> = sent.iter().filter(|(_, p)| p.starts_with(&IDENTIFIER)).cloned().collect();
@@ -251,11 +252,12 @@ fn a_service_that_does_not_answer_is_given_up() {
     assert!(host.events.contains(&DeviceEvent::State(ConnectionState::Unacknowledged)));
 }
 
-// SPEC: R-jitter
+// SPEC: R-jitter, R-new-flow
 #[test]
 fn heartbeats_come_a_little_early_and_never_late() {
     let mut host = Host::new();
     host.connect();
+    host.settle();
     let mut last = host.now;
     let mut intervals = Vec::new();
     for _ in 0..40 {
@@ -386,6 +388,7 @@ fn a_request_is_repeated_under_its_id_and_then_given_up() {
 fn a_question_of_the_endpoint_is_soon_repeated_and_soon_given_up() {
     let mut host = Host::new();
     host.connect();
+    host.settle();
     let request = host.device.query_endpoint(host.now).unwrap();
     let start = host.now;
     let sent = host.run(ms(4999));

@@ -397,6 +397,7 @@ fn udp_is_tried_again_and_used_when_it_answers() {
     assert!(!host.events.iter().any(|e| matches!(e, DeviceEvent::Disconnected { .. })));
     // The request that waits ends with nothing, and no other follows.
     host.web_answer(&waiting, &[]);
+    host.settle();
     assert!(host.try_post(secs(20)).is_none());
     // Where nobody answers it is tried ever more rarely, and once more on another network.
     let mut host = Host::with_web();
@@ -522,6 +523,7 @@ fn a_connection_that_falls_silent_is_replaced_over_the_web() {
         host.over(side, |host| host.answer_to(&post.packet))
     };
     host.web_answer(&post, &[answer]);
+    host.settle();
     assert!(host.try_post(secs(10)).is_none());
     assert_eq!(host.transports(), []);
 }

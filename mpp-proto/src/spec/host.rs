@@ -317,6 +317,14 @@ impl Host {
         self.status(&beat);
     }
 
+    /// Lets the second heartbeat pass that a new flow has.
+    pub(super) fn settle(&mut self) {
+        let start = self.now;
+        let (at, beat) = self.next();
+        assert_eq!(at.since(start), Duration::from_secs(3));
+        self.status(&beat);
+    }
+
     /// The request id of a Heartbeat.
     pub(super) fn request(&self, packet: &[u8]) -> Option<RequestId> {
         match Message::parse(&self.open(packet)?.fragment).ok()? {

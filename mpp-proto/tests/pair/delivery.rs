@@ -452,7 +452,9 @@ fn a_path_that_loses_three_of_ten_packets_is_not_a_narrow_one() {
         }
         pair.loss = 0;
         pair.run(Duration::from_secs(60));
-        assert_eq!((pair.service.stats().shrunk, pair.take().len()), (0, 250));
+        // Connections end on such a path, and what the ring has no room for meanwhile is dropped, and announced.
+        let came = pair.take().len();
+        assert!(pair.service.stats().shrunk == 0 && came > 230, "{came}, {:?}", pair.service.stats());
     }
 }
 

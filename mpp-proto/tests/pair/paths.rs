@@ -48,7 +48,7 @@ fn what_was_sent_into_silence_comes_with_the_next_heartbeat() {
         config.interval = Duration::from_secs(216);
         config.learn_interval = false;
         let mut pair = Pair::with_device(config);
-        pair.run(Duration::from_secs(1));
+        pair.run(Duration::from_secs(5));
         // A box that has forgotten the device, and will give it the port it had.
         pair.deaf_above = 0;
         let heartbeat = pair.device.poll_timeout().unwrap();

@@ -15,6 +15,11 @@ pub(super) const REPEATS: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(4)];
 /// Sendings of a heartbeat, one of which is no verdict: when the third is due, two stayed without an answer.
 const UNANSWERED: usize = 3;
+/// How long a flow has to go on until the boxes on the way take it for one in use: on Linux two seconds. Until then they
+/// may remember it for half a minute or less, and then for minutes. What a probe shows holds for a flow in use.
+pub(in crate::device) const IN_USE: Duration = Duration::from_secs(3);
+/// A miss that may be due to a flow that is new is taken for one so often.
+const NEW_AGAIN: Duration = Duration::from_secs(600);
 /// A connection over the Web that is not confirmed after this will not be: as long as a heartbeat by UDP is repeated.
 pub(super) const CONFIRM: Duration = Duration::from_secs(11);
 
@@ -39,6 +44,21 @@ pub(super) enum Beat {
     },
     /// In a Web request, whose end says what became of it. It may be held there, and then its time says nothing.
     Posted { request: RequestId, sent_at: Instant, held: bool },
+}
+
+/// What the boxes on the way make of the packets between the connection's socket and the service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flow {
+    /// Since when they know it, at most, as far as the device can tell.
+    since: Instant,
+    /// Before this a miss does not say that they know it only since then.
+    certain_until: Instant,
+}
+
+impl Flow {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { since: now, certain_until: Instant::ZERO }
+    }
 }
 
 impl Connection {
@@ -67,11 +87,32 @@ impl Connection {
         }
         // Over the Web the next one is the request that waits next.
         let pause = match self.transport() {
-            Transport::Udp => rng.fraction(900, 1000, self.granted(wanted)),
+            Transport::Udp => {
+                let pause = rng.fraction(900, 1000, self.granted(wanted));
+                let is_new = sent_at.since(self.flow.since) < IN_USE;
+                if is_new { pause.min(IN_USE) } else { pause }
+            }
             Transport::Web => Duration::ZERO,
         };
         self.heartbeat = Beat::Due(now + pause);
         Some(sample)
+    }
+
+    /// It takes the place of another connection; if it goes where that went, the boxes on the way see no difference.
+    pub(in crate::device) fn follow(&mut self, other: &Self) {
+        if self.path().is_some() && self.path() == other.path() {
+            self.flow = other.flow;
+        }
+    }
+
+    /// The service could not reach the device: the boxes on the way had forgotten it, and know it since it asked again.
+    /// Each time another port is no new flow, or a box that has many would double the heartbeats.
+    pub(in crate::device) fn doubt_flow(&mut self, now: Instant) {
+        if let Beat::Waiting { sent_at, .. } = self.heartbeat
+            && now >= self.flow.certain_until
+        {
+            self.flow = Flow { since: sent_at, certain_until: now + NEW_AGAIN };
+        }
     }
 
     /// The Web request that carried the heartbeat has ended: the next one is due.
@@ -205,7 +246,14 @@ impl Connection {
         fresh: impl FnOnce() -> RequestId,
     ) -> Option<Heartbeat> {
         let (request, sent_at, sendings, silence) = match self.heartbeat {
-            Beat::Due(at) if at <= now => (fresh(), now, 0, now.since(self.spoke)),
+            Beat::Due(at) if at <= now => {
+                let silence = now.since(self.spoke);
+                // The machine has slept for longer than anything says that it is remembered.
+                if silence > self.granted(wanted) * 10 / 9 {
+                    self.flow.since = now;
+                }
+                (fresh(), now, 0, silence)
+            }
             Beat::Waiting { request, sent_at, sendings, again, silence }
                 if again <= now && sendings < REPEATS.len() =>
             {

@@ -13,7 +13,8 @@ use core::time::Duration;
 
 use zeroize::Zeroize;
 
-use beat::{Beat, CONFIRM, REPEATS, interval_of};
+pub(super) use beat::IN_USE;
+use beat::{Beat, CONFIRM, Flow, REPEATS, interval_of};
 
 use super::Deadlines;
 use super::attempt::Agreed;
@@ -101,6 +102,7 @@ pub(super) struct Connection {
     terms: (Duration, Duration),
     /// When something was last sent over it.
     pub(super) spoke: Instant,
+    flow: Flow,
     /// When new keys are due, and after how many packets in a direction.
     pub(super) refresh_at: Instant,
     packet_limit: u64,
@@ -179,6 +181,7 @@ impl Connection {
             // What the service granted is what its lease allows for.
             terms: (agreed.proposal.interval, interval_of(agreed.lease)),
             spoke: now,
+            flow: Flow::new(now),
             refresh_at: now + agreed.refresh_after.max(MIN_REFRESH),
             packet_limit: u64::from(packet_limit.clamp(MIN_PACKETS, MAX_PACKETS)),
             heartbeat: Beat::Due(now),
@@ -305,6 +308,7 @@ impl Connection {
             *link = Some(open);
         }
         self.heartbeat = Beat::Due(now);
+        self.flow = Flow::new(now);
     }
 
     /// Whether a packet was seen before.

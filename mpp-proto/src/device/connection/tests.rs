@@ -1,7 +1,7 @@
 use super::*;
 use crate::crypto::{AnswerKey, Secret, StepOneDigest};
 use crate::device::attempt::Proposal;
-use crate::ids::{Epoch, Serial, StoreSet};
+use crate::ids::{Epoch, RequestId, Serial, StoreSet};
 use crate::random::Seed;
 
 const NOW: Instant = Instant::from_micros(1_000_000);
@@ -71,4 +71,89 @@ fn a_service_that_grants_for_ever_overflows_nothing() {
     let mut next = Deadlines { handled: Instant::ZERO, next: None };
     connection.deadlines(&mut next);
     assert_eq!(next.next.unwrap().at, NOW, "the first heartbeat");
+}
+
+/// Sends the heartbeat that is due at `now`, and takes its answer, which may say that there was a miss; how long until the
+/// next one.
+fn beat_with(connection: &mut Connection, now: Instant, interval: Duration, missed: bool) -> Duration {
+    let request = RequestId(7);
+    connection.take_heartbeat(now, interval, || request).expect("a heartbeat is due");
+    connection.spoke = now;
+    if missed {
+        connection.doubt_flow(now);
+    }
+    let mut rng = Rng::new(Seed::new([1; 32]));
+    let _ = connection.answered(now, request, None, interval, &mut rng).expect("it is the answer");
+    let Beat::Due(at) = connection.heartbeat else { panic!("{:?}", connection.heartbeat) };
+    at.since(now)
+}
+
+fn beat(connection: &mut Connection, now: Instant, interval: Duration) -> Duration {
+    beat_with(connection, now, interval, false)
+}
+
+const INTERVAL: Duration = Duration::from_secs(100);
+const LEASE: Duration = Duration::from_secs(305);
+
+// SPEC: R-new-flow
+#[test]
+fn a_flow_that_is_new_is_used_again_soon() {
+    let mut connection = connection(LEASE, Duration::from_secs(3600));
+    // One that was asked for in between does not count: the flow is as new.
+    assert_eq!(beat(&mut connection, NOW, INTERVAL), IN_USE);
+    connection.beat_now(NOW + Duration::from_secs(1));
+    assert_eq!(beat(&mut connection, NOW + Duration::from_secs(1), INTERVAL), IN_USE);
+    let mut now = NOW + Duration::from_secs(4);
+    for _ in 0..10 {
+        let pause = beat(&mut connection, now, INTERVAL);
+        assert!((INTERVAL * 9 / 10..=INTERVAL).contains(&pause), "{pause:?}");
+        now = now + pause;
+    }
+    // After a silence that is longer than what is known to be remembered, by a machine that slept.
+    now = now + INTERVAL / 4;
+    assert_eq!(beat(&mut connection, now, INTERVAL), IN_USE);
+    now = now + IN_USE;
+    assert!(beat(&mut connection, now, INTERVAL) > IN_USE);
+    // On another network.
+    connection.leave();
+    connection.arrive(now + IN_USE, LinkId(1));
+    assert_eq!(beat(&mut connection, now + IN_USE, INTERVAL), IN_USE);
+}
+
+// SPEC: R-new-flow
+#[test]
+fn keys_that_are_new_make_no_new_flow() {
+    let mut old = connection(LEASE, Duration::from_secs(3600));
+    let later = NOW + Duration::from_secs(3600);
+    let renewed = |link| {
+        let mut new = connection(LEASE, Duration::from_secs(3600));
+        new.carrier = Carrier::Udp { link: Some(link), remote: old.remote().expect("it has one") };
+        (new.heartbeat, new.spoke, new.flow) = (Beat::Due(later), later, Flow::new(later));
+        new
+    };
+    let (mut new, mut elsewhere) = (renewed(LinkId(0)), renewed(LinkId(1)));
+    new.follow(&old);
+    elsewhere.follow(&old);
+    assert!(beat(&mut new, later, INTERVAL) > IN_USE);
+    assert_eq!(beat(&mut elsewhere, later, INTERVAL), IN_USE);
+    // One that is new itself.
+    let mut new = connection(LEASE, Duration::from_secs(3600));
+    new.follow(&old);
+    assert_eq!(beat(&mut new, NOW, INTERVAL), IN_USE);
+    assert_eq!(beat(&mut old, NOW, INTERVAL), IN_USE);
+}
+
+/// A box that gives another port each time is not asked twice as often.
+// SPEC: R-new-flow
+#[test]
+fn a_miss_is_taken_for_a_new_flow_once_in_ten_minutes() {
+    let mut connection = connection(LEASE, Duration::from_secs(36_000));
+    let mut now = NOW;
+    let mut quick = 0;
+    while now.since(NOW) < Duration::from_secs(3600) {
+        let pause = beat_with(&mut connection, now, MIN_INTERVAL, true);
+        quick += u32::from(pause == IN_USE);
+        now = now + pause;
+    }
+    assert!((5..=7).contains(&quick), "{quick} in an hour");
 }
