@@ -1,27 +1,19 @@
 //! Networks where UDP does not pass, from the start or for a while, and the Web Service transport that takes its place
-//! (F9).
+//! (F9). UDP that comes and goes is in `changes.rs`.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use mpp_tokio::Client;
-use mpp_tokio::proto::{NotificationKind, Ticket, Transport};
-use tokio::runtime::Builder;
-use tokio::time::{timeout, timeout_at};
-
+use crate::changes::{AGAIN, AWAY};
 use crate::network::{Lab, Network};
 use crate::nginx::{self, Nginx};
-use crate::play::{AT_ONCE, Device, HEARTBEAT, LATE, POSTS, Play};
+use crate::play::{AT_ONCE, Device, HEARTBEAT, Play};
 use crate::rules::{Nat, Trouble};
 
 const PORT_RESTRICTED: Network = Network::Behind(Nat::PortRestricted);
 
 /// From the start of the program to its first notification, with all that the machine adds.
 const FIRST: Duration = Duration::from_secs(5);
-/// Until UDP is used again, once it passes: it is tried a minute after the Web took over.
-const AGAIN: Duration = Duration::from_secs(60);
-/// Until the Web is used: a heartbeat, then three seconds of silence.
-const AWAY: Duration = HEARTBEAT.saturating_add(Duration::from_secs(3));
 
 /// Starts a device for which something was posted before, and which shows it in time; by Web.
 fn first_notification<'a>(play: &'a Play, ticket: &str, interval: Duration, more: &[&str]) -> Device<'a> {
@@ -105,98 +97,6 @@ fn large_packets_begin_to_get_lost() {
     // It is the service that gives that connection up: what it sends is not acknowledged.
     let told = device.end();
     assert!(!told.iter().any(|t| t["type"] == "gap"), "{told:#?}");
-}
-
-/// UDP goes away and comes back ten times, while there is no end of news. Nobody tells the device, so it takes a minute
-/// each time until it sees that UDP is back.
-fn ten_changes_unseen(trouble: Trouble) {
-    let Some(lab) = Lab::open(PORT_RESTRICTED) else { return };
-    let play = Play::on(lab);
-    let mut device = play.device();
-    for _ in 0..5 {
-        play.lab.trouble(trouble);
-        device.posts_until_it_goes_by("web", AWAY);
-        play.lab.no_trouble();
-        device.posts_until_it_goes_by("udp", AGAIN);
-    }
-    device.hears_a_post(AT_ONCE);
-    device.end_connected();
-}
-
-#[test]
-#[ignore = "six minutes each: MPP_LAB=1 cargo test -p mpp-cli --test lab unseen -- --ignored"]
-fn udp_is_dropped_and_comes_back_ten_times_unseen() {
-    ten_changes_unseen(Trouble::Silence);
-}
-
-#[test]
-#[ignore = "six minutes each: MPP_LAB=1 cargo test -p mpp-cli --test lab unseen -- --ignored"]
-fn udp_is_forbidden_and_comes_back_ten_times_unseen() {
-    ten_changes_unseen(Trouble::Forbidden);
-}
-
-/// The same, and an application tells the client when UDP may be back: a cycle takes seconds.
-fn ten_changes(trouble: Trouble) {
-    let Some(lab) = Lab::open(PORT_RESTRICTED) else { return };
-    let play = Play::on(lab);
-    let ticket: Ticket = play.ticket().parse().unwrap();
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let story = async {
-        let client = Client::builder(ticket).interval(HEARTBEAT).connect();
-        timeout(LATE, client.connected()).await.expect("it connects").unwrap();
-        let (mut posted, mut heard) = (0, Vec::new());
-        for change in 0..10 {
-            let wanted = if change % 2 == 0 { Transport::Web } else { Transport::Udp };
-            if wanted == Transport::Web {
-                play.lab.trouble(trouble);
-            } else {
-                play.lab.no_trouble();
-                client.network_changed(None);
-            }
-            let begin = Instant::now();
-            // A second more on each: what was on its way is not all there is.
-            let mut since = None;
-            while since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(1)) {
-                assert!(begin.elapsed() < AWAY + LATE, "change {change}: still not by {wanted:?}");
-                play.post(&posted.to_string());
-                posted += 1;
-                let next = tokio::time::Instant::now() + POSTS;
-                while let Ok(notification) = timeout_at(next, client.next()).await {
-                    heard.push(text(notification.expect("a client that is open").kind));
-                }
-                if client.transport() == wanted {
-                    since.get_or_insert_with(Instant::now);
-                }
-            }
-        }
-        while heard.len() < posted {
-            let next = timeout(LATE, client.next()).await;
-            let next = next.unwrap_or_else(|_| panic!("{posted} posted, but {heard:?}"));
-            heard.push(text(next.unwrap().kind));
-        }
-        assert!(timeout(Duration::from_millis(500), client.next()).await.is_err(), "nothing twice");
-        let expected: Vec<_> = (0..posted).map(|n| n.to_string()).collect();
-        assert_eq!(heard, expected, "all, in order, once");
-        client.close().await;
-    };
-    play.lab.device.enter(|| runtime.block_on(story));
-}
-
-fn text(kind: NotificationKind) -> String {
-    match kind {
-        NotificationKind::Event { payload, .. } => String::from_utf8_lossy(&payload).into_owned(),
-        kind => panic!("nothing was lost, but: {kind:?}"),
-    }
-}
-
-#[test]
-fn udp_is_dropped_and_comes_back_ten_times() {
-    ten_changes(Trouble::Silence);
-}
-
-#[test]
-fn udp_is_forbidden_and_comes_back_ten_times() {
-    ten_changes(Trouble::Forbidden);
 }
 
 /// Behind nginx and its TLS.
