@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
@@ -99,7 +100,7 @@ impl Port {
             web,
             forwarded,
             room: Arc::new(Semaphore::new(room)),
-            places: Arc::new(Places { share: (room / SHARE).max(1), counts: Mutex::default() }),
+            places: Arc::new(Places::new(room, forwarded)),
         });
         let (going, stop) = watch::channel(());
         let mut accepting = JoinSet::new();
@@ -190,6 +191,7 @@ async fn answer(shared: &Shared, remote: SocketAddr, request: Request<Incoming>)
     if request.uri().path() != Web::PATH {
         let mut response = Response::new(WebBody::default());
         *response.status_mut() = StatusCode::NOT_FOUND;
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         return response;
     }
     let remote = match forwarded_for(request.headers()).filter(|_| shared.forwarded) {
@@ -221,6 +223,12 @@ struct Place {
 }
 
 impl Places {
+    /// What comes through a proxy all comes from one place, wherever that is.
+    fn new(room: usize, forwarded: bool) -> Self {
+        let share = if forwarded { room } else { (room / SHARE).max(1) };
+        Self { share, counts: Mutex::default() }
+    }
+
     fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -293,7 +301,7 @@ mod tests {
 
     #[test]
     fn nobody_takes_more_than_a_share() {
-        let places = Arc::new(Places { share: 2, counts: Mutex::default() });
+        let places = Arc::new(Places::new(2 * SHARE, false));
         let take = |text: &str| places.take(text.parse().unwrap());
         let mut held = vec![take("192.0.2.1").unwrap(), take("192.0.2.1").unwrap()];
         assert!(take("192.0.2.1").is_none() && take("192.0.2.2").is_some());
@@ -306,6 +314,15 @@ mod tests {
         assert!(take("192.0.2.1").is_some());
         held.clear();
         assert!(places.counts().is_empty(), "nothing is left of those that have gone");
+    }
+
+    #[test]
+    fn a_proxy_on_another_machine_may_have_all() {
+        let places = Arc::new(Places::new(8, true));
+        let proxy = || places.take("192.0.2.1".parse().unwrap());
+        let held: Vec<_> = std::iter::from_fn(proxy).collect();
+        assert_eq!(held.len(), 8);
+        assert_eq!(Places::new(3, false).share, 1, "and each place something");
     }
 
     #[test]

@@ -61,6 +61,9 @@ fn strangers_get_nothing_and_are_bounded() {
         let answer = said(web, &request);
         assert!(answer.starts_with(&format!("http/1.1 {status} ")), "{status}: {answer}");
         assert!(answer.contains("content-length: 0\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+        // What is no HTTP is not answered by us.
+        let is_http = status != "431" && !request.starts_with("nonsense");
+        assert_eq!(answer.contains("cache-control: no-store\r\n"), is_http, "{answer}");
     }
     let mut answer = String::new();
     let mut stream = connect(web);

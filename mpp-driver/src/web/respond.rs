@@ -106,8 +106,9 @@ async fn in_time<T>(runtime: &dyn Runtime, limit: Duration, future: impl Future<
 /// The time that a request asks to be held for: 1 to 55 s. Nothing else may be asked for.
 fn wait_of(query: Option<&str>) -> Result<Option<Duration>, ()> {
     let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(None) };
-    let seconds = query.strip_prefix("wait=").and_then(|seconds| seconds.parse().ok());
-    match seconds {
+    // As it is written, so that it has one form only.
+    let digits = query.strip_prefix("wait=").filter(|digits| digits.starts_with(|c| matches!(c, '1'..='9')));
+    match digits.and_then(|digits| digits.parse().ok()) {
         Some(seconds) if (1..=55).contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
         _ => Err(()),
     }

@@ -466,6 +466,8 @@ fn the_handler_answers_as_the_specification_says() {
         (post("/a?wait=0", OCTETS, "12345"), "400"),
         (post("/a?wait=56", OCTETS, "12345"), "400"),
         (post("/a?wait=x", OCTETS, "12345"), "400"),
+        (post("/a?wait=+5", OCTETS, "12345"), "400"),
+        (post("/a?wait=05", OCTETS, "12345"), "400"),
         (post("/a?other=1", OCTETS, "12345"), "400"),
         // Answered without waiting for the body.
         (format!("POST /a HTTP/1.1\nHost: x\nContent-Type: {OCTETS}\nContent-Length: 1453\n\n"), "413"),
