@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use common::{ALICE, connect, lossy, ms, pair, quick, secs, store, world};
 use mpp_proto::{
@@ -83,6 +85,55 @@ fn where_udp_is_blocked_the_first_notification_comes_within_five_seconds() {
         assert!(world.now().since(start) < secs(30));
         assert_eq!(world.check().delivered, 2);
     }
+}
+
+/// A host of several networks is seen from outside on one of them; what goes to the others vanishes.
+#[test]
+fn a_base_url_that_is_silent_delays_the_first_notification_little() {
+    for latency in [20, 150, 400] {
+        let (mut world, service) = world(1);
+        world.set_default_web(Some(WebConditions::perfect(ms(latency))));
+        let there = world.service_addresses(service)[0];
+        let nowhere = SocketAddr::from(([198, 51, 100, 1], there.port()));
+        let ticket = world.ticket_to(vec![Endpoint::Address(nowhere), Endpoint::Address(there)], ALICE, 1);
+        assert_eq!(ticket.web().len(), 2);
+        let device = world.add_device(ticket, quick());
+        world.set_udp(device, Udp::Dropped);
+        let start = world.now();
+        let serial = publish(&mut world, service, 1000);
+        assert!(
+            world.run_until(secs(5) + ms(latency), |w| w.payloads(device).next().is_some()),
+            "{latency} ms"
+        );
+        println!("{latency} ms each way: first notification after {:?}", world.now().since(start));
+        assert_eq!(serials(&world, device), [serial]);
+        // It is the one in use, and the other one is heard of no more.
+        world.run_for(secs(300));
+        publish(&mut world, service, 1000);
+        assert!(world.run_until(ms(2 * latency), |w| w.payloads(device).count() == 2), "{latency} ms");
+        let stats = world.device(device).unwrap().stats();
+        assert_eq!((stats.connects, stats.web_failures, disconnects(&world, device)), (1, 0, 0));
+        world.check();
+    }
+}
+
+/// Several base URLs, all of them so slow that step 1 goes to two.
+#[test]
+fn where_all_base_urls_are_slow_one_connection_comes_of_it() {
+    let (mut world, service) = world(1);
+    world.set_default_web(Some(WebConditions::perfect(ms(900))));
+    let endpoints = world.service_addresses(service).iter().copied().map(Endpoint::Address).collect();
+    let ticket = world.ticket_to(endpoints, ALICE, 1);
+    assert_eq!(ticket.web().len(), 2);
+    let device = world.add_device(ticket, quick());
+    world.set_udp(device, Udp::Dropped);
+    let serial = publish(&mut world, service, 1000);
+    assert!(world.run_until(secs(8), |w| w.payloads(device).next().is_some()));
+    world.run_for(secs(60));
+    let stats = world.device(device).unwrap().stats();
+    assert_eq!((stats.connects, stats.web_failures, world.service(service).stats().connects), (1, 0, 1));
+    assert_eq!(serials(&world, device), [serial]);
+    world.check();
 }
 
 /// More devices than a service holds requests for: they are served later, and nobody begins anew for it.

@@ -56,6 +56,7 @@ use requests::{Ask, MAX_REQUESTS, Requests};
 use resume::Anchor;
 use tickets::Tickets;
 use transport::Fallback;
+pub(crate) use web::NEXT_BASE;
 use web::Web;
 
 use crate::channel::{Event, Notification};

@@ -11,7 +11,7 @@ use super::phase::{Phase, Successor};
 use super::requests::Ask;
 use super::send::write_heartbeat;
 use super::transport::{SILENCE, Transport};
-use super::web::{Lane, Outstanding, Verdict, WebAnswer, WebRequestId, WebTransmit};
+use super::web::{Lane, Outstanding, Post, Verdict, WebAnswer, WebRequestId, WebTransmit};
 use super::{Deadlines, Device, DeviceStats, POSITION_DELAY};
 use crate::path::{DropReason, LinkId};
 use crate::time::Instant;
@@ -59,45 +59,42 @@ impl Device {
             out.len()
         );
         self.links.open_of(LinkKind::Web)?;
-        let (lane, wait, len) = self.next_post(now, out)?;
+        let post = self.next_step1(now, out).or_else(|| self.next_post(now, out))?;
         self.stats.packets_sent += 1;
-        self.stats.bytes_sent += len as u64;
+        self.stats.bytes_sent += post.len as u64;
         self.stats.web_requests += 1;
-        Some(self.web.send(now, lane, wait, len))
+        Some(self.web.send(now, post))
     }
 
-    fn next_post(&mut self, now: Instant, out: &mut [u8]) -> Option<(Lane, Option<Duration>, usize)> {
+    fn next_post(&mut self, now: Instant, out: &mut [u8]) -> Option<Post> {
         let marks = self.marks();
         let wanted = self.web_interval();
-        if self.web.is_free(Lane::News, now) {
-            if let Some(attempt) = self.phase.attempt_mut()
-                && attempt.web_starts_at().is_some_and(|at| at <= now)
-            {
-                let packet = attempt.web_packet(now)?;
-                out[..packet.len()].copy_from_slice(packet);
-                return Some((Lane::News, None, packet.len()));
+        let news = |lane, len| Some(Post { lane, wait: None, len, step1: false });
+        // What confirms a connection does not wait, nor for a base that still has the step 1 that another one answered.
+        let lane = self.web.lane_for_news(self.may_use_both()).filter(|_| self.web.is_ready(now));
+        let new = match &mut self.phase {
+            Phase::Connected { successor: Successor::Confirming(new), .. } => Some(new),
+            Phase::Connected { connection, .. } => Some(connection).filter(|c| !c.confirmed),
+            _ => None,
+        };
+        if let Some(lane) = lane
+            && let Some(new) = new.filter(|c| c.transport() == Transport::Web)
+            && new.heartbeat_is_due(now).is_some()
+        {
+            let heartbeat = new.post_heartbeat(now, wanted, self.requests.fresh_id(), false);
+            self.stats.heartbeats += 1;
+            return news(lane, write_heartbeat(new, out, heartbeat, marks));
+        }
+        let is_free = self.web.is_free(Lane::News, now);
+        if let Phase::Closing { connection, next, ends } = &mut self.phase
+            && is_free
+        {
+            if connection.transport() != Transport::Web || *next > now {
+                return None;
             }
-            // What confirms a connection does not wait.
-            let new = match &mut self.phase {
-                Phase::Connected { successor: Successor::Confirming(new), .. } => Some(new),
-                Phase::Connected { connection, .. } => Some(connection).filter(|c| !c.confirmed),
-                _ => None,
-            };
-            if let Some(new) = new.filter(|c| c.transport() == Transport::Web)
-                && new.heartbeat_is_due(now).is_some()
-            {
-                let heartbeat = new.post_heartbeat(now, wanted, self.requests.fresh_id(), false);
-                self.stats.heartbeats += 1;
-                return Some((Lane::News, None, write_heartbeat(new, out, heartbeat, marks)));
-            }
-            if let Phase::Closing { connection, next, ends } = &mut self.phase {
-                if connection.transport() != Transport::Web || *next > now {
-                    return None;
-                }
-                // Once: its end is known.
-                *next = *ends;
-                return Some((Lane::News, None, connection.write_close(out, Code::CLOSED)));
-            }
+            // Once: its end is known.
+            *next = *ends;
+            return news(Lane::News, connection.write_close(out, Code::CLOSED));
         }
         let connection = self.phase.connection_mut()?;
         if connection.transport() != Transport::Web || !connection.confirmed {
@@ -105,7 +102,7 @@ impl Device {
         }
         let lane = match connection.heartbeat_is_due(now) {
             Some(_) if self.web.is_free(Lane::Waiting, now) => Some(Lane::Waiting),
-            Some(true) if self.web.is_free(Lane::News, now) => Some(Lane::News),
+            Some(true) if is_free => Some(Lane::News),
             _ => None,
         };
         if let Some(lane) = lane {
@@ -118,12 +115,35 @@ impl Device {
             if self.fallback.may_look(now) && !self.phase.is_changing() {
                 self.look(now);
             }
-            return Some((lane, wait, len));
+            return Some(Post { lane, wait, len, step1: false });
         }
-        if !self.web.is_free(Lane::News, now) {
+        if !is_free {
             return None;
         }
-        self.write_next(now, out, Transport::Web).map(|(_, len)| (Lane::News, None, len))
+        self.write_next(now, out, Transport::Web).and_then(|(_, len)| news(Lane::News, len))
+    }
+
+    /// Step 1 of the attempt that runs, if it is to go to a base now.
+    fn next_step1(&mut self, now: Instant, out: &mut [u8]) -> Option<Post> {
+        let (lane, _) = self.turn_of_step1().filter(|(_, at)| *at <= now)?;
+        let packet = self.phase.attempt_mut()?.web_packet(now)?;
+        out[..packet.len()].copy_from_slice(packet);
+        Some(Post { lane, wait: None, len: packet.len(), step1: true })
+    }
+
+    fn turn_of_step1(&self) -> Option<(Lane, Instant)> {
+        let starts_at = self.phase.attempt()?.web_starts_at()?;
+        self.web.turn_of_step1(self.may_use_both()).map(|(lane, at)| (lane, at.max(starts_at)))
+    }
+
+    /// Whether no connection over the Web needs the lane of what waits.
+    fn may_use_both(&self) -> bool {
+        match &self.phase {
+            Phase::Connected { connection, .. } => {
+                connection.transport() == Transport::Udp || !connection.confirmed
+            }
+            _ => true,
+        }
     }
 
     /// The interval that heartbeats by Web ask for: what is learned of UDP has no say there.
@@ -213,7 +233,7 @@ impl Device {
     /// `refused`: by somebody who has understood it, if he is the service.
     fn post_failed(&mut self, now: Instant, out: &Outstanding, retry_after: Option<Duration>, refused: bool) {
         // Its answer came too late to be of use, which says nothing about the way.
-        if !self.uses_web() {
+        if !self.uses_web() || out.step1 && self.phase.attempt().is_none() {
             return;
         }
         self.stats.web_failures += 1;
@@ -252,7 +272,7 @@ impl Device {
             _ => None,
         };
         for connection in core::iter::once(connection).chain(new) {
-            if out.lane == Lane::News {
+            if out.wait.is_none() {
                 connection.news_ended(now, lost);
             }
             if !waiting {
@@ -376,6 +396,9 @@ impl Device {
                 true => next.send(at, TimerKind::Web),
                 false => next.act(at, TimerKind::Web),
             }
+        }
+        if let Some((_, at)) = self.turn_of_step1() {
+            next.send(at, TimerKind::Web);
         }
         for lane in [Lane::Waiting, Lane::News] {
             if let Some(at) = self.web.free_at(lane) {

@@ -16,6 +16,8 @@ use crate::wakeup::TimerKind;
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// How long the answer to a request may take beyond its wait.
 const OVERTIME: Duration = Duration::from_secs(15);
+/// The head start of a base URL over the next one, to make a connection: as many as there are may lead nowhere.
+pub(crate) const NEXT_BASE: Duration = Duration::from_millis(500);
 /// The longest pause after answers that came too early and brought nothing.
 const MAX_IDLE_PAUSE: Duration = Duration::from_secs(25);
 
@@ -55,6 +57,18 @@ pub enum WebAnswer<'a> {
     Failed,
 }
 
+/// What a request is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Post {
+    pub(super) lane: Lane,
+    /// How long it may wait.
+    pub(super) wait: Option<Duration>,
+    /// The bytes of its body.
+    pub(super) len: usize,
+    /// Whether that is step 1: it goes to one base after the other.
+    pub(super) step1: bool,
+}
+
 /// Which of the two requests that there may be at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -65,13 +79,15 @@ pub(super) enum Lane {
 }
 
 /// A request without an answer yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Outstanding {
     id: WebRequestId,
+    base: Arc<str>,
     pub(super) lane: Lane,
     pub(super) sent_at: Instant,
     /// How long it may wait.
     pub(super) wait: Option<Duration>,
+    pub(super) step1: bool,
     gives_up: Instant,
 }
 
@@ -93,6 +109,7 @@ pub(super) struct Web {
     news: Option<Outstanding>,
     next_id: u64,
     bases: Vec<Arc<str>>,
+    /// The one in use: that of the last answer or of the last step 1, and the next one if a request to it fails.
     base: usize,
     /// Requests that failed in a row, waits that were cut in a row, and answers in a row that came early with nothing.
     failures: u32,
@@ -126,7 +143,49 @@ impl Web {
             Lane::Waiting => self.waiting.is_none() && self.no_wait_before <= now,
             Lane::News => self.news.is_none(),
         };
-        ready && self.not_before <= now && !self.refused && !self.bases.is_empty()
+        ready && self.is_ready(now)
+    }
+
+    /// Whether a request may be made now, if there is a lane for it.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        self.not_before <= now && !self.refused && !self.bases.is_empty()
+    }
+
+    /// The lane for step 1, and from when on it may go there: at once, or beside one that has had no answer for a
+    /// while, to another base. `both`: nothing else needs the lane of what waits.
+    pub(super) fn turn_of_step1(&self, both: bool) -> Option<(Lane, Instant)> {
+        let lane = self.lane_for_news(both)?;
+        let last = self.steps().map(|out| out.sent_at + NEXT_BASE).max();
+        let is_left = self.bases.iter().any(|base| !self.is_asked(base));
+        (is_left && !self.refused).then(|| (lane, last.unwrap_or_default().max(self.not_before)))
+    }
+
+    /// The lane for what is answered at once; the other one too if nothing else needs that.
+    pub(super) const fn lane_for_news(&self, both: bool) -> Option<Lane> {
+        match (&self.news, &self.waiting) {
+            (None, _) => Some(Lane::News),
+            (_, None) if both => Some(Lane::Waiting),
+            _ => None,
+        }
+    }
+
+    /// What there is without an answer of step 1.
+    fn steps(&self) -> impl Iterator<Item = &Outstanding> {
+        [&self.waiting, &self.news].into_iter().flatten().filter(|out| out.step1)
+    }
+
+    /// Whether step 1 went to this base and has no answer.
+    fn is_asked(&self, base: &Arc<str>) -> bool {
+        self.steps().any(|out| out.base == *base)
+    }
+
+    /// Where a request goes: step 1 to one base after the other.
+    fn next_base(&mut self, step1: bool) -> Arc<str> {
+        let mut turns = (self.base..self.bases.len()).chain(0..self.base);
+        if step1 && let Some(base) = turns.find(|at| !self.is_asked(&self.bases[*at])) {
+            self.base = base;
+        }
+        self.bases.get(self.base).map_or_else(|| Arc::from(""), Arc::clone)
     }
 
     /// Whether a request in this lane has no answer yet.
@@ -144,22 +203,18 @@ impl Web {
     }
 
     /// Counts a request as made.
-    pub(super) fn send(
-        &mut self,
-        now: Instant,
-        lane: Lane,
-        wait: Option<Duration>,
-        len: usize,
-    ) -> WebTransmit {
+    pub(super) fn send(&mut self, now: Instant, post: Post) -> WebTransmit {
+        let Post { lane, wait, len, step1 } = post;
         let id = WebRequestId(self.next_id);
         self.next_id = self.next_id.wrapping_add(1);
+        let base = self.next_base(step1);
         let gives_up = now + wait.unwrap_or_default() + OVERTIME;
-        let outstanding = Some(Outstanding { id, lane, sent_at: now, wait, gives_up });
+        let outstanding =
+            Some(Outstanding { id, base: base.clone(), lane, sent_at: now, wait, step1, gives_up });
         match lane {
             Lane::Waiting => self.waiting = outstanding,
             Lane::News => self.news = outstanding,
         }
-        let base = self.bases.get(self.base).map_or_else(|| Arc::from(""), Arc::clone);
         WebTransmit { id, base, len, wait }
     }
 
@@ -175,7 +230,7 @@ impl Web {
     }
 
     /// Whatever is out is of no use any more.
-    pub(super) const fn hang_up(&mut self) {
+    pub(super) fn hang_up(&mut self) {
         (self.waiting, self.news) = (None, None);
     }
 
@@ -195,6 +250,7 @@ impl Web {
     ) -> Verdict {
         (self.failures, self.cuts) = (0, 0);
         self.not_before = now;
+        self.base = self.bases.iter().position(|base| *base == out.base).unwrap_or(self.base);
         let Some(wait) = out.wait else { return Verdict::Fine };
         let waited = now.since(out.sent_at) * 4 >= wait * 3;
         if waited {
@@ -232,7 +288,10 @@ impl Web {
             return Verdict::Cut;
         }
         self.failures = self.failures.saturating_add(1);
-        self.base = (self.base + 1) % self.bases.len().max(1);
+        // Not twice for two requests to the same one.
+        if self.bases.get(self.base) == Some(&out.base) {
+            self.base = (self.base + 1) % self.bases.len();
+        }
         // All bases are tried before there is a pause.
         let rounds = self.failures / (self.bases.len().max(1) as u32);
         if rounds > 0 || retry_after.is_some() {

@@ -3,20 +3,16 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use super::leg::{PATIENCE, Took};
 use super::report::{Answers, WebDestination, WebSeen};
 use crate::device::attempt::{Answered, Attempt, Origin};
-use crate::device::{Deadlines, WebAnswer, WebRequestId, WebTransmit};
+use crate::device::{Deadlines, NEXT_BASE, WebAnswer, WebRequestId, WebTransmit};
 use crate::path::Disposition;
 use crate::random::Rng;
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
 use crate::wire::{Ticket, each_web_packet};
-
-/// The head start of a base URL over the next one: a ticket names eight at most, and all have their turn in time.
-const HEAD_START: Duration = Duration::from_millis(500);
 
 /// A base URL.
 struct Base {
@@ -62,7 +58,7 @@ impl WebLeg {
         base.is_out = true;
         let id = WebRequestId(self.begun as u64);
         self.begun += 1;
-        self.next_at = now + HEAD_START;
+        self.next_at = now + NEXT_BASE;
         Some(WebTransmit { id, base: base.url.clone(), len: packet.len(), wait: None })
     }
 

@@ -17,12 +17,12 @@ use crate::path::DropReason;
 use crate::time::{Instant, UnixTime};
 use crate::wire::{AnswerKind, Code, EndpointResponse, Header, Message, Posted, Step1, emit_answer};
 
-fn secs(s: u64) -> Duration {
+pub(super) fn secs(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
 /// The body of an answer.
-fn body(packets: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn body(packets: &[Vec<u8>]) -> Vec<u8> {
     packets.iter().flat_map(|p| [&(p.len() as u16).to_be_bytes()[..], p].concat()).collect()
 }
 
@@ -32,18 +32,18 @@ fn is_step1(packet: &[u8]) -> bool {
 }
 
 impl Host {
-    fn with_web() -> Self {
+    pub(super) fn with_web() -> Self {
         let mut host = Self::new();
         host.has_web = true;
         host
     }
 
     /// The Web request that the device makes next, within this time. What it sends by UDP gets lost.
-    fn post_within(&mut self, time: Duration) -> Asked {
+    pub(super) fn post_within(&mut self, time: Duration) -> Asked {
         self.try_post(time).expect("a request")
     }
 
-    fn try_post(&mut self, time: Duration) -> Option<Asked> {
+    pub(super) fn try_post(&mut self, time: Duration) -> Option<Asked> {
         let end = self.now + time;
         loop {
             self.take();
@@ -55,16 +55,16 @@ impl Host {
         }
     }
 
-    fn web_answer(&mut self, asked: &Asked, packets: &[Vec<u8>]) {
+    pub(super) fn web_answer(&mut self, asked: &Asked, packets: &[Vec<u8>]) {
         let mut body = body(packets);
         self.device.handle_web_answer(self.now, asked.id, WebAnswer::Packets(&mut body));
     }
 
-    fn web_failed(&mut self, asked: &Asked) {
+    pub(super) fn web_failed(&mut self, asked: &Asked) {
         self.device.handle_web_answer(self.now, asked.id, WebAnswer::Failed);
     }
 
-    fn web_refused(&mut self, asked: &Asked, status: u16, retry_after: Option<Duration>) {
+    pub(super) fn web_refused(&mut self, asked: &Asked, status: u16, retry_after: Option<Duration>) {
         self.device.handle_web_answer(self.now, asked.id, WebAnswer::Refused { status, retry_after });
     }
 
@@ -74,13 +74,13 @@ impl Host {
         self.seal(&header, &[], message)
     }
 
-    fn status_by_web(&mut self, asked: &Asked) -> Vec<u8> {
+    pub(super) fn status_by_web(&mut self, asked: &Asked) -> Vec<u8> {
         let status = self.status_to(&asked.packet);
         self.by_web(&status)
     }
 
     /// Connects it by Web; returns its first request that waits.
-    fn connect_by_web(&mut self) -> Asked {
+    pub(super) fn connect_by_web(&mut self) -> Asked {
         let step1 = self.post_within(secs(4));
         let answer = self.answer_to(&step1.packet);
         self.web_answer(&step1, &[answer]);

@@ -18,7 +18,7 @@ use crate::random::Seed;
 use crate::time::{Instant, UnixTime};
 use crate::wire::{
     AEAD_TAG, AnswerKind, Code, Connect, ConnectResponse, Direction, Emit, ErrorBody, Header, Message,
-    PacketExtension, Status, Step1, device_identifiers, emit_answer, read_sealed, write_sealed,
+    PacketExtension, Status, Step1, Ticket, device_identifiers, emit_answer, read_sealed, write_sealed,
 };
 
 pub(super) const IDENTIFIER: [u8; 16] = [0x77; 16];
@@ -86,12 +86,19 @@ impl Host {
 
     /// Its clock stands at `clock`; the service's is right.
     pub(super) fn at(change: impl FnOnce(&mut DeviceConfig), clock: UnixTime) -> Self {
+        Self::make(ticket(Rights::default()), change, clock)
+    }
+
+    pub(super) fn with_ticket(ticket: Ticket) -> Self {
+        Self::make(ticket, |_| (), unix(Instant::from_micros(5_000_000)))
+    }
+
+    fn make(ticket: Ticket, change: impl FnOnce(&mut DeviceConfig), clock: UnixTime) -> Self {
         // Without a share, so that the ticket's secret is all it takes to answer. It has one socket.
         let mut config =
             DeviceConfig { forward_secrecy: false, learn_interval: false, ..DeviceConfig::default() };
         change(&mut config);
         let now = Instant::from_micros(5_000_000);
-        let ticket = ticket(Rights::default());
         let secret = Secret::new(*ticket.secret());
         let device = Device::new(Arc::new(config), ticket, None, Seed::new([2; 32]), now, clock);
         let (events, link) = (Vec::new(), LinkId(0));

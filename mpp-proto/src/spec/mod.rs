@@ -1,6 +1,7 @@
 //! SPEC.md held to the code: its examples are written here, its requirements are named by tests, and a device and a
 //! service made by hand from nothing but layouts and keys talk to the real ones.
 
+mod bases;
 mod bytes;
 mod defers;
 mod device;

@@ -292,8 +292,8 @@ impl World {
         let down = node.web.conditions.is_none_or(|c| c.down);
         let dark = node.is_dark(now);
         let Some((service, to)) = found.filter(|_| !down && !dark) else {
-            // Refused at once, or nobody says anything.
-            let after = if dark { GIVES_UP } else { latency * 2 };
+            // Refused at once, or nobody says anything, as where an address is nobody's.
+            let after = if dark || !down { GIVES_UP } else { latency * 2 };
             return self.web.push(now + after, Item::End { asker, end: End::Failed });
         };
         let packet = Packet { from, to, payload: asked.packet };
