@@ -397,16 +397,22 @@ fn identifiers_are_issued_with_every_move() {
 // SPEC: R-network-change-hidden
 #[test]
 fn no_identifier_links_the_network_that_was_left_with_the_next() {
-    let mut world = World::new();
-    let mut device = Stranger::connected(&mut world, &Wish::new(1));
-    let packet = device.heartbeat_of(1200);
-    let _ = world.put(abroad(), &packet);
-    let mut sent = world.take();
-    let to_new = challenge(&device.by_path(sent.clone()), abroad()).unwrap();
-    let packet = device.response(to_new);
-    let _ = world.put(abroad(), &packet);
-    sent.extend(world.run(Duration::from_secs(100)).into_iter().map(|(_, to, packet)| (to, packet)));
-    let old = |(to, _): &&(SocketAddr, Vec<u8>)| *to == from(4000);
-    assert!(sent.iter().filter(old).count() > 10, "it is asked");
-    assert!(sent.iter().all(|(to, packet)| packet.starts_with(&[0xd5; 8]) == (*to == from(4000))));
+    // A device that says so, from another port; one that does not know of it, from another address.
+    for (to, size) in [(elsewhere(), 1200), (abroad(), 0), (abroad(), 1200)] {
+        let mut world = World::new();
+        let mut device = Stranger::connected(&mut world, &Wish::new(1));
+        let packet = device.heartbeat_of(size);
+        let _ = world.put(to, &packet);
+        let mut sent = world.take();
+        let to_new = challenge(&device.by_path(sent.clone()), to).unwrap();
+        let packet = device.response(to_new);
+        let _ = world.put(to, &packet);
+        sent.extend(world.run(Duration::from_secs(100)).into_iter().map(|(_, to, packet)| (to, packet)));
+        let old = |(to, _): &&(SocketAddr, Vec<u8>)| *to == from(4000);
+        assert!(sent.iter().filter(old).count() > 10, "it is asked");
+        assert!(
+            sent.iter().all(|(to, packet)| packet.starts_with(&[0xd5; 8]) == (*to == from(4000))),
+            "{to}"
+        );
+    }
 }
