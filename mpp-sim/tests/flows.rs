@@ -6,9 +6,9 @@ mod common;
 use std::time::Duration;
 
 use common::{ALICE, connect, ms, secs, store};
-use mpp_proto::{Device, DeviceConfig, IntervalReason, NetworkId};
+use mpp_proto::{Device, DeviceConfig, DeviceEvent, IntervalReason, MappingProgress, NetworkId};
 use mpp_sim::nat::Lifetime;
-use mpp_sim::{DeviceHandle, NatConfig, NatHandle, Post, ServiceHandle, World};
+use mpp_sim::{DeviceHandle, NatConfig, NatHandle, Post, Record, ServiceHandle, World};
 
 const HOME: NetworkId = NetworkId([7; 16]);
 const CAFE: NetworkId = NetworkId([8; 16]);
@@ -157,5 +157,32 @@ fn a_box_that_begins_anew_costs_one_event_a_wait() {
                 story.hears_at_once(&[15, 20, 24, 50, 70, 90, 700, 80]);
             }
         }
+    }
+}
+
+/// A machine that goes from one access point to the next, and whose host says each time that it is at home.
+// SPEC: R-waits
+#[test]
+fn coming_home_again_and_again_tries_nothing_anew() {
+    for network in [HOME, CAFE] {
+        let mut story = Story::at_home(BOXES[0]);
+        let tries = |story: &Story| {
+            let is_try =
+                |r: &Record| matches!(r, Record::Event(DeviceEvent::Mapping(MappingProgress::Trying { .. })));
+            story.world.log(story.device).iter().filter(|entry| is_try(&entry.record)).count()
+        };
+        let before = tries(&story);
+        for _ in 0..18 {
+            if network != HOME {
+                story.moves(network);
+                story.world.run_for(secs(20));
+            }
+            story.moves(HOME);
+            story.world.run_for(secs(1200));
+        }
+        // After one hour and two more, and four: 240 s twice each; once a change comes in between.
+        let tried = tries(&story) - before;
+        assert!((4..=8).contains(&tried), "{tried} in six hours");
+        story.uses(99, IntervalReason::Learned);
     }
 }

@@ -148,7 +148,8 @@ impl Device {
             Some(resume) => (resume.anchor, resume.connect_serial, resume.renewed, resume.learned),
             None => (Anchor { covered: config.filter, ..Anchor::default() }, 0, None, Vec::new()),
         };
-        let keepalive = Keepalive::new(config.interval_limits(), now, config.network, learned);
+        let learned = learned.into_iter().map(|(n, known)| (n, known.revive(now, clock)));
+        let keepalive = Keepalive::new(config.interval_limits(), now, config.network, learned.collect());
         Self {
             filter: config.filter,
             inbox: Inbox::new(config.acknowledgement, config.queue_events, config.queue_bytes, anchor),
@@ -475,13 +476,16 @@ impl Device {
 
     /// What to remember across a restart: as far as the application has got. It changes when
     /// [`poll_notification`](Self::poll_notification) is asked (automatic mode) or with
-    /// [`acknowledge`](Self::acknowledge) (manual mode), and with [`DeviceEvent::TicketRenewed`].
+    /// [`acknowledge`](Self::acknowledge) (manual mode), with [`DeviceEvent::TicketRenewed`], and, if the host names
+    /// networks, with what is learned of one: at [`DeviceEvent::Mapping`] and [`DeviceEvent::Interval`]. That last it is
+    /// enough to save now and then.
     pub fn resume(&self) -> Resume {
+        let learned = self.keepalive.learned();
         Resume {
             anchor: *self.inbox.settled(),
             connect_serial: self.connect_serial,
             renewed: self.tickets.kept(),
-            learned: self.keepalive.learned().collect(),
+            learned: learned.map(|(n, known)| (n, known.keep(self.handled, &self.calendar))).collect(),
         }
     }
 

@@ -86,7 +86,7 @@ const fn is_probes(via: Via) -> bool {
 
 impl Device {
     /// Finds out now how long the network remembers a silent socket, step by step up to 240 s, whatever is known
-    /// already. That takes up to eight minutes, most of them in silence; [`DeviceEvent::Mapping`] says how far it is, and
+    /// already. That takes up to twelve minutes, most of them in silence; [`DeviceEvent::Mapping`] says how far it is, and
     /// [`keepalive`](Self::keepalive) what is known. If there is no connection, or a new one has to be made meanwhile, it
     /// begins with that. A measurement that runs already goes on.
     ///

@@ -34,7 +34,7 @@ pub struct Resume {
     pub(super) connect_serial: u64,
     pub(super) renewed: Option<Arc<Renewed>>,
     /// What is known of networks, newest first.
-    pub(super) learned: Vec<(NetworkId, Learned)>,
+    pub(super) learned: Vec<(NetworkId, Learned<UnixTime>)>,
 }
 
 /// Bytes that are no [`Resume`].
@@ -47,11 +47,15 @@ pub struct ResumeError;
 /// Without a ticket, and with one. A version before these knew nothing of networks.
 const VERSION: u8 = 1;
 const WITH_TICKET: u8 = 2;
-/// The same with networks, whose number stands in front of them.
-const WITH_NETWORKS: u8 = 3;
-const WITH_BOTH: u8 = 4;
-/// Its name, the two silences in milliseconds, misses, failures, and whether it is in doubt.
-const NETWORK_LEN: usize = 16 + 4 + 4 + 1 + 1 + 1;
+/// The same with networks, whose number stands in front of them; a version before these did not know until when what is
+/// not known of a network.
+const OLD_NETWORKS: u8 = 3;
+const OLD_BOTH: u8 = 4;
+const WITH_NETWORKS: u8 = 5;
+const WITH_BOTH: u8 = 6;
+/// Its name, the two silences in milliseconds, misses, failures, whether it is in doubt, until when the misses count, and
+/// until when nothing is tried.
+const NETWORK_LEN: usize = 16 + 4 + 4 + 1 + 1 + 1 + 8 + 8;
 const LEN: usize = 1 + 8 + 8 + 16 + 8 + 4;
 /// Whose ticket it is, when it ends, its secret. The token follows.
 const TICKET_LEN: usize = 16 + 8 + 32;
@@ -67,7 +71,7 @@ impl Resume {
         self.anchor.position
     }
 
-    /// Its bytes, with a checksum: 45 of them, and at most 217 more for networks and 312 for a ticket. They are wiped
+    /// Its bytes, with a checksum: 45 of them, and at most 345 more for networks and 312 for a ticket. They are wiped
     /// when they are dropped.
     pub fn to_bytes(&self) -> SecretBytes {
         let ticket = self.renewed.as_ref().map_or(0, |renewed| TICKET_LEN + renewed.token.len());
@@ -92,6 +96,8 @@ impl Resume {
             bytes.extend_from_slice(&millis(learned.proven).to_be_bytes());
             bytes.extend_from_slice(&millis(learned.disproven).to_be_bytes());
             bytes.extend_from_slice(&[learned.misses, learned.failures, u8::from(learned.doubted)]);
+            bytes.extend_from_slice(&learned.misses_until.as_millis().to_be_bytes());
+            bytes.extend_from_slice(&learned.not_before.as_millis().to_be_bytes());
         }
         if let Some(renewed) = &self.renewed {
             bytes.extend_from_slice(&renewed.holder);
@@ -122,13 +128,15 @@ impl Resume {
         };
         let connect_serial = u64::from_be_bytes(take(&mut rest)?);
         let networks = match version {
-            WITH_NETWORKS | WITH_BOTH => take::<1>(&mut rest)?[0],
+            OLD_NETWORKS | OLD_BOTH | WITH_NETWORKS | WITH_BOTH => take::<1>(&mut rest)?[0],
             _ => 0,
         };
-        let learned: Vec<_> = (0..networks).map(|_| take_network(&mut rest)).collect::<Result<_, _>>()?;
+        let old = version < WITH_NETWORKS;
+        let learned: Vec<_> =
+            (0..networks).map(|_| take_network(&mut rest, old)).collect::<Result<_, _>>()?;
         let renewed = match version {
-            VERSION | WITH_NETWORKS if rest.is_empty() => None,
-            WITH_TICKET | WITH_BOTH => Some(Arc::new(Renewed {
+            VERSION | OLD_NETWORKS | WITH_NETWORKS if rest.is_empty() => None,
+            WITH_TICKET | OLD_BOTH | WITH_BOTH => Some(Arc::new(Renewed {
                 holder: take(&mut rest)?,
                 expiry: UnixTime::from_millis(u64::from_be_bytes(take(&mut rest)?)),
                 secret: Secret::new(take(&mut rest)?),
@@ -147,13 +155,20 @@ fn millis(silence: Duration) -> u32 {
     u32::try_from(silence.as_millis()).unwrap_or(u32::MAX)
 }
 
-fn take_network(rest: &mut &[u8]) -> Result<(NetworkId, Learned), ResumeError> {
+/// `old`: as it was written without times. Then nothing is waited for, and the misses do not count.
+fn take_network(rest: &mut &[u8], old: bool) -> Result<(NetworkId, Learned<UnixTime>), ResumeError> {
     let network = NetworkId(take(rest)?);
     let mut silence =
         || take(rest).map(|ms| Duration::from_millis(u32::from_be_bytes(ms).into()).min(LONGEST));
     let (proven, disproven) = (silence()?, silence()?);
     let [misses, failures, doubted] = take(rest)?;
-    Ok((network, Learned { proven, disproven, misses, failures, doubted: doubted != 0 }))
+    let mut time = || match old {
+        true => Ok(UnixTime::EPOCH),
+        false => take(rest).map(|ms| UnixTime::from_millis(u64::from_be_bytes(ms))),
+    };
+    let (misses_until, not_before) = (time()?, time()?);
+    let doubted = doubted != 0;
+    Ok((network, Learned { proven, disproven, doubted, misses, failures, misses_until, not_before }))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], ResumeError> {
@@ -176,7 +191,7 @@ mod tests {
             covered: [u8; 16],
             connect_serial: u64,
             ticket: Option<([u8; 16], u64, [u8; 32], [u8; 16])>,
-            networks in proptest::collection::vec(any::<([u8; 16], u8, u8, bool)>().prop_flat_map(|(n, a, b, c)| (Just(n), 0..=240_000u64, 0..=240_000u64, Just(a), Just(b), Just(c))), 0..=8),
+            networks in proptest::collection::vec((any::<[u8; 16]>(), 0..=240_000u64, 0..=240_000u64, any::<(u8, u8, bool)>(), any::<(u64, u64)>()), 0..=8),
         ) {
             let renewed = ticket.map(|(holder, expiry, secret, token)| {
                 let (expiry, secret) = (UnixTime::from_millis(expiry), Secret::new(secret));
@@ -189,12 +204,13 @@ mod tests {
             };
             let learned: Vec<_> = networks
                 .into_iter()
-                .map(|(network, proven, disproven, misses, failures, doubted)| {
+                .map(|(network, proven, disproven, (misses, failures, doubted), (until, before))| {
                     let (proven, disproven) = (Duration::from_millis(proven), Duration::from_millis(disproven));
-                    (NetworkId(network), Learned { proven, disproven, misses, failures, doubted })
+                    let (misses_until, not_before) = (UnixTime::from_millis(until), UnixTime::from_millis(before));
+                    (NetworkId(network), Learned { proven, disproven, doubted, misses, failures, misses_until, not_before })
                 })
                 .collect();
-            let len = if learned.is_empty() { 45 } else { 46 + 27 * learned.len() };
+            let len = if learned.is_empty() { 45 } else { 46 + 43 * learned.len() };
             let resume = Resume { anchor, connect_serial, renewed, learned };
             prop_assert_eq!(resume.to_bytes().len(), if ticket.is_some() { len + 56 + 16 } else { len });
             let mut bytes = resume.to_bytes().to_vec();
@@ -218,6 +234,35 @@ mod tests {
             prop_assert!(resume.learned.is_empty());
             prop_assert_eq!(resume.renewed.is_some(), ticket.is_some());
             prop_assert_eq!(resume.to_bytes().to_vec(), bytes);
+        }
+
+        #[test]
+        fn networks_are_read_as_an_earlier_version_wrote_them(
+            body: [u8; 40],
+            networks in proptest::collection::vec(any::<[u8; 27]>(), 0..10),
+            ticket: Option<[u8; 80]>,
+        ) {
+            let mut bytes = vec![if ticket.is_some() { OLD_BOTH } else { OLD_NETWORKS }];
+            bytes.extend_from_slice(&body);
+            bytes.push(networks.len() as u8);
+            bytes.extend(networks.iter().flatten());
+            bytes.extend(ticket.into_iter().flatten());
+            let sum = sha256(&[&bytes]);
+            bytes.extend_from_slice(&sum[..4]);
+            let resume = Resume::from_bytes(&bytes);
+            prop_assert_eq!(resume.is_ok(), networks.len() <= MAX_NETWORKS);
+            let Ok(resume) = resume else { return Ok(()) };
+            prop_assert_eq!(resume.renewed.is_some(), ticket.is_some());
+            prop_assert_eq!(resume.learned.len(), networks.len());
+            for ((name, learned), network) in resume.learned.iter().zip(&networks) {
+                prop_assert_eq!(&name.0, &network[..16]);
+                prop_assert!(learned.proven <= LONGEST && learned.disproven <= LONGEST);
+                prop_assert_eq!(&[learned.misses, learned.failures], &network[24..26]);
+                let now = crate::time::Instant::from_micros(7_000_000);
+                let revived = learned.revive(now, UnixTime::from_millis(1));
+                prop_assert_eq!((revived.misses_until, revived.not_before), (now, now), "nothing is waited for");
+            }
+            prop_assert_eq!(Resume::from_bytes(&resume.to_bytes()), Ok(resume));
         }
 
         #[test]

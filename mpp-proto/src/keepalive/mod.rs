@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::ids::NetworkId;
-use crate::time::Instant;
+use crate::time::{Calendar, Instant, UnixTime};
 
 /// The silences that are tried. The search begins at [`FIRST`]; below it only what the host allows is of use.
 const LADDER: [Duration; 6] = [secs(6), secs(12), secs(25), secs(55), secs(110), secs(240)];
@@ -28,6 +28,9 @@ const LONGEST: Duration = secs(24 * 3600);
 /// Probes at once, and how long until there is one more.
 const TOKENS: u8 = 8;
 const TOKEN_EVERY: Duration = secs(600);
+
+/// To such points waits are rounded that are kept across a restart.
+const MINUTE_MS: u64 = 60_000;
 
 const fn secs(s: u64) -> Duration {
     Duration::from_secs(s)
@@ -62,9 +65,9 @@ pub enum IntervalReason {
     Service,
 }
 
-/// What is known of one network.
+/// What is known of one network. `T`: points in time, civil ones in what is kept across restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Learned {
+pub(crate) struct Learned<T = Instant> {
     /// The longest silence after which it still knew a socket. Zero: none.
     pub(crate) proven: Duration,
     /// The shortest after which it knew it no more. Zero: none.
@@ -74,9 +77,44 @@ pub(crate) struct Learned {
     /// Misses, and silences that were too long: each makes the next wait longer.
     pub(crate) misses: u8,
     pub(crate) failures: u8,
+    /// From then on the misses do not count any more.
+    pub(crate) misses_until: T,
+    /// Nothing is tried here before this time.
+    pub(crate) not_before: T,
+}
+
+impl<T> Learned<T> {
+    fn with_times<U>(self, of: impl Fn(T) -> U) -> Learned<U> {
+        let Self { proven, disproven, doubted, misses, failures, misses_until, not_before } = self;
+        let (misses_until, not_before) = (of(misses_until), of(not_before));
+        Learned { proven, disproven, doubted, misses, failures, misses_until, not_before }
+    }
+}
+
+impl Learned<UnixTime> {
+    /// After a restart at `now`, which is `clock` in civil time. Whatever the clock was and is, no wait is longer than the
+    /// longest.
+    pub(crate) fn revive(self, now: Instant, clock: UnixTime) -> Learned {
+        self.with_times(|at| now + at.since(clock).min(LONGEST))
+    }
 }
 
 impl Learned {
+    /// To be kept across a restart, in whole minutes: hosts write it again when it changes, which small corrections of the
+    /// clock are no reason for.
+    pub(crate) fn keep(self, now: Instant, calendar: &Calendar) -> Learned<UnixTime> {
+        let minutes = |at| (calendar.unix(at).as_millis() / (MINUTE_MS / 2)).div_ceil(2);
+        self.with_times(|at| match at > now {
+            true => UnixTime::from_millis(minutes(at).saturating_mul(MINUTE_MS)),
+            false => UnixTime::EPOCH,
+        })
+    }
+
+    /// The misses that count.
+    fn misses(&self, now: Instant) -> u8 {
+        if now < self.misses_until { self.misses } else { 0 }
+    }
+
     /// The silence that would say most: one up from what is proven, one down from what is not. `again`: also one that
     /// was too long before.
     fn step(&self, allowed: impl Fn(Duration) -> bool, again: bool) -> Option<Duration> {
@@ -112,9 +150,11 @@ impl Learned {
     }
 
     /// The value is halved, and not believed until it is shown again.
-    fn halve(&mut self) {
+    fn halve(&mut self, now: Instant) {
         self.proven /= 2;
-        self.misses = self.misses.saturating_add(1);
+        self.misses = self.misses(now).saturating_add(1);
+        self.misses_until = now + LONGEST;
+        self.not_before = now + doubled(HOLD, self.misses);
         self.doubted = self.proven >= LADDER[0];
         if !self.doubted {
             self.proven = Duration::ZERO;
@@ -130,9 +170,8 @@ pub(crate) struct Keepalive {
     here: Learned,
     /// Other networks, the last one first.
     others: Vec<(NetworkId, Learned)>,
-    /// Nothing is tried before this time.
+    /// Nothing is tried before this time, wherever that is.
     not_before: Instant,
-    missed_at: Option<Instant>,
     /// The last try was in vain, which may have been chance: it is made once more before it counts.
     lost_once: bool,
     /// Tries in a row that led to no verdict.
@@ -162,7 +201,6 @@ impl Keepalive {
             here: Learned::default(),
             others: learned,
             not_before: now,
-            missed_at: None,
             lost_once: false,
             troubles: 0,
             refused: None,
@@ -224,6 +262,12 @@ impl Keepalive {
 
     /// The machine is on another network.
     pub(crate) fn moved(&mut self, now: Instant, network: Option<NetworkId>) {
+        // By another socket to the same: what is waited for there is still waited for.
+        if network.is_some() && network == self.network {
+            self.lost_once = false;
+            self.not_before = self.not_before.max(now + SETTLED);
+            return;
+        }
         if let Some(left) = self.network
             && self.here != Learned::default()
         {
@@ -233,9 +277,8 @@ impl Keepalive {
         self.here = known.map(|at| self.others.remove(at).1).unwrap_or_default();
         self.others.truncate(MAX_NETWORKS - 1);
         self.network = network;
-        (self.missed_at, self.lost_once, self.troubles) = (None, false, 0);
-        let wait = if self.here.doubted { doubled(HOLD, self.here.misses) } else { SETTLED };
-        self.not_before = now + wait;
+        (self.lost_once, self.troubles) = (false, 0);
+        self.not_before = now + SETTLED;
     }
 
     /// There is a new connection.
@@ -251,7 +294,7 @@ impl Keepalive {
         }
         let token_at = if self.tokens > 0 { Instant::ZERO } else { self.token_at + TOKEN_EVERY };
         let due = self.limits.learn.then(|| self.target()).flatten();
-        due.map(|_| self.not_before.max(token_at))
+        due.map(|_| self.not_before.max(self.here.not_before).max(token_at))
     }
 
     /// Takes up what is due: the silence to try.
@@ -307,14 +350,15 @@ impl Keepalive {
         (self.lost_once, self.troubles) = (false, 0);
         self.here.remembered(silence);
         // After a miss what is longer waits for the next time, and so does what has just been too long.
-        let Learned { misses, disproven, .. } = self.here;
+        let (misses, disproven) = (self.here.misses(now), self.here.disproven);
         let after_miss = if misses == 0 { Duration::ZERO } else { doubled(HOLD, misses) };
         let again = !disproven.is_zero() && self.target().is_none_or(|step| step >= disproven);
         if again {
             self.here.failures = self.here.failures.max(1);
         }
         let after_failure = if again { doubled(RETRY, self.here.failures) } else { Duration::ZERO };
-        self.not_before = now + after_miss.max(after_failure);
+        self.not_before = now;
+        self.here.not_before = now + after_miss.max(after_failure);
         if let Some(found) = &mut self.measuring {
             found.remembered(silence);
         }
@@ -338,11 +382,12 @@ impl Keepalive {
             }
         }
         // A shorter one that is left is tried at once.
+        self.not_before = now;
         if self.target().is_some_and(|step| step < self.here.disproven) {
-            self.not_before = now;
+            self.here.not_before = now;
         } else {
             self.here.failures = self.here.failures.saturating_add(1);
-            self.not_before = now + doubled(RETRY, self.here.failures);
+            self.here.not_before = now + doubled(RETRY, self.here.failures);
         }
         (true, self.measured())
     }
@@ -375,15 +420,10 @@ impl Keepalive {
         if silence > self.here.proven {
             return false;
         }
-        if self.missed_at.is_some_and(|at| now.since(at) >= LONGEST) {
-            self.here.misses = 0;
-        }
-        self.missed_at = Some(now);
-        self.here.halve();
+        self.here.halve(now);
         // What a measurement has found so far was found before.
         self.measuring = self.measuring.map(|_| Learned::default());
         self.lost_once = false;
-        self.not_before = now + doubled(HOLD, self.here.misses);
         true
     }
 }

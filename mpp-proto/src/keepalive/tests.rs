@@ -160,6 +160,98 @@ fn what_is_in_doubt_is_still_in_doubt_after_a_restart() {
     assert_eq!(keepalive.due_at(), Some(now + secs(600)));
 }
 
+/// A month lies between misses, and every day another network.
+// SPEC: R-waits
+#[test]
+fn a_miss_a_day_ago_does_not_count_wherever_the_device_has_been() {
+    let mut keepalive = keepalive();
+    let mut now = START + SETTLED;
+    learn(&mut keepalive, &mut now, secs(300));
+    for month in 0..10 {
+        now = now + LONGEST * 30;
+        keepalive.moved(now, Some(NetworkId([2; 16])));
+        now = now + secs(8 * 3600);
+        keepalive.moved(now, Some(NETWORK));
+        now = now + secs(2 * 3600);
+        assert!(keepalive.missed(now, secs(60)));
+        assert_eq!(keepalive.due_at(), Some(now + HOLD), "month {month}");
+        now = now + HOLD;
+        learn(&mut keepalive, &mut now, secs(300));
+        // A longer one waits as long again.
+        now = now + HOLD;
+        learn(&mut keepalive, &mut now, secs(300));
+        assert_eq!(keepalive.interval(), secs(216));
+    }
+}
+
+/// What is waited for in a network is waited for once, whoever comes and goes.
+// SPEC: R-waits
+#[test]
+fn no_wait_begins_anew_on_arrival() {
+    let mut keepalive = keepalive();
+    let mut now = START + SETTLED;
+    learn(&mut keepalive, &mut now, secs(300));
+    (keepalive.here.misses, keepalive.here.misses_until) = (8, now + LONGEST);
+    assert!(keepalive.missed(now, secs(60)));
+    let due = now + LONGEST;
+    assert_eq!(keepalive.due_at(), Some(due), "the longest wait");
+    // What is kept is rounded.
+    let is_due = |k: &Keepalive| k.due_at() >= Some(due - secs(30)) && k.due_at() <= Some(due + secs(30));
+    for _ in 0..9 {
+        now = now + secs(5400);
+        keepalive.moved(now, Some(NetworkId([2; 16])));
+        now = now + secs(3600);
+        keepalive.moved(now, Some(NETWORK));
+        assert!(is_due(&keepalive));
+        // Nor by a restart.
+        let calendar = Calendar::new(now, UnixTime::from_millis(1 << 40));
+        let kept: Vec<_> = keepalive.learned().map(|(n, known)| (n, known.keep(now, &calendar))).collect();
+        let revived = kept.into_iter().map(|(n, known)| (n, known.revive(now, calendar.unix(now)))).collect();
+        keepalive = Keepalive::new(limits(25), now, Some(NETWORK), revived);
+        assert!(is_due(&keepalive));
+        let corrected = Calendar::new(now, calendar.unix(now) + Duration::from_millis(3));
+        let kept = |calendar| keepalive.here.keep(now, calendar);
+        assert_eq!(kept(&calendar), kept(&corrected), "nothing to write");
+    }
+    assert_eq!(keepalive.here.misses(due + secs(30)), 0, "a miss a day ago");
+}
+
+// SPEC: R-waits
+#[test]
+fn what_was_forgotten_is_not_tried_again_on_arrival() {
+    let mut keepalive = keepalive();
+    let mut now = START + SETTLED;
+    assert_eq!(learn(&mut keepalive, &mut now, secs(120)), [25, 55, 110, 240, 240]);
+    for (hours, other) in [(1, NETWORK), (2, NetworkId([2; 16])), (4, NETWORK), (8, NetworkId([2; 16]))] {
+        let due = now + secs(hours * 3600);
+        while now < due {
+            assert_eq!(keepalive.due_at().map(|at| at.max(due)), Some(due.max(now + SETTLED)));
+            assert_eq!(keepalive.begin(now), None, "{hours}");
+            keepalive.moved(now, Some(other));
+            keepalive.moved(now, Some(NETWORK));
+            now = now + secs(1200);
+        }
+        now = keepalive.due_at().expect("it is tried again");
+        assert_eq!(learn(&mut keepalive, &mut now, secs(120)), [240, 240]);
+    }
+}
+
+/// A clock that is years off, before or after the restart.
+// SPEC: R-waits
+#[test]
+fn a_wrong_clock_makes_no_longer_wait() {
+    let mut keepalive = keepalive();
+    let mut now = START + SETTLED;
+    learn(&mut keepalive, &mut now, secs(300));
+    assert!(keepalive.missed(now, secs(60)));
+    let (_, known) = keepalive.learned().next().expect("one network");
+    let kept = known.keep(now, &Calendar::new(now, UnixTime::from_millis(1 << 50)));
+    for (clock, longest) in [(0, LONGEST), (1 << 60, Duration::ZERO)] {
+        let known = kept.revive(now, UnixTime::from_millis(clock));
+        assert_eq!((known.not_before, known.misses_until), (now + longest, now + longest));
+    }
+}
+
 /// What can happen to it.
 #[derive(Clone, Copy, Debug)]
 enum Act {
