@@ -114,7 +114,8 @@ impl Net {
             let arrival = self.wire.iter().map(|(at, ..)| *at).min();
             let (device, service) = (self.device.poll_timeout(), self.service.poll_timeout());
             let next = [arrival, device.map(|w| w.at), service.map(|w| w.at), Some(end)];
-            self.now = next.into_iter().flatten().min().unwrap();
+            // A machine that has slept is late.
+            self.now = next.into_iter().flatten().min().unwrap().max(self.now);
             while let Some(at) = self.wire.iter().position(|(at, ..)| *at <= self.now) {
                 self.arrive(at);
             }
@@ -603,4 +604,47 @@ fn a_box_that_changes_its_mind_costs_little() {
         assert!(worst <= secs(217), "{worst:?}");
         assert!(deaf <= secs(1800), "{deaf:?} deaf in a day, {:?}", net.device.keepalive());
     }
+}
+
+impl Net {
+    /// The machine sleeps: nothing runs on it, and what comes is lost.
+    fn sleep(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut batch = TransmitBatch::new(32);
+        while let Some(sent) = self.wire.iter().position(|(_, from, ..)| from.is_some()) {
+            self.arrive(sent);
+        }
+        while self.now < end {
+            let next = self.service.poll_timeout().map_or(end, |w| w.at.min(end));
+            self.now = next.max(self.now);
+            let _ = self.service.handle_timeout(self.now, NonZeroUsize::MAX);
+            while self.service.poll_transmit(self.now, &mut batch) > 0 {
+                batch.clear();
+            }
+        }
+        self.wire.clear();
+    }
+}
+
+/// A telephone that sleeps for up to a minute now and then, in a network that remembers for an hour.
+// SPEC: R-asleep
+#[test]
+fn what_a_sleeping_machine_does_not_hear_says_nothing_of_the_network() {
+    let mut learned = 0;
+    for seed in 1..20u64 {
+        let mut net = Net::new(secs(3600), config(5));
+        let mut x = seed * 7919;
+        for _ in 0..300 {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            net.run(secs(10 + (x >> 33) % 40));
+            net.sleep(secs(2 + (x >> 40) % 58));
+        }
+        let report = net.device.keepalive();
+        assert_eq!(report.disproven, None, "{report:?}");
+        assert!(report.interval >= secs(25), "{report:?}");
+        // Once it stays awake it learns.
+        net.run(secs(7200));
+        learned += usize::from(net.interval().0 == 216_000);
+    }
+    assert!(learned > 10, "{learned} of 19");
 }

@@ -178,6 +178,7 @@ fn ended(end: MappingEnd) -> End {
         MappingEnd::NotOffered => "the service answers no probes".to_owned(),
         MappingEnd::Refused(code) => format!("the service refused it ({code})"),
         MappingEnd::Interrupted => "the network has changed".to_owned(),
+        MappingEnd::Asleep => "the machine slept".to_owned(),
         _ => words::UNKNOWN.to_owned(),
     })
 }

@@ -25,6 +25,9 @@ const REPEATS: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(4)];
 /// How much later than the silence the answer may come.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often the device looks meanwhile whether it is awake, and how late it may be: what comes to a machine that sleeps
+/// is lost, and says nothing of the network.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A probe under way.
 #[derive(Debug)]
@@ -44,8 +47,8 @@ enum Step {
     Pause { until: Instant },
     /// The ProbeRequest has to go.
     Asking { request: RequestId, echo: [u8; 16] },
-    /// Nothing is sent until the answer comes.
-    Silent { request: RequestId, until: Instant },
+    /// Nothing is sent until the answer comes. `look`: from shortly before it is expected, one after another.
+    Silent { request: RequestId, look: Instant, until: Instant, slept: bool },
 }
 
 impl Step {
@@ -73,7 +76,7 @@ impl Probe {
             Step::Opening { until: at }
             | Step::Pair { again: at, .. }
             | Step::Pause { until: at }
-            | Step::Silent { until: at, .. } => next.act(at, TimerKind::Probe),
+            | Step::Silent { look: at, .. } => next.act(at, TimerKind::Probe),
             Step::Asking { .. } => {}
         }
     }
@@ -146,7 +149,16 @@ impl Device {
                 self.give_up_probe(now, MappingEnd::NoAnswer, Duration::ZERO);
             }
             Step::Pause { until } if until <= now => probe.step = Step::pair(now, true, &mut self.requests),
-            Step::Silent { until, .. } if until <= now => self.probe_unanswered(now),
+            Step::Silent { ref mut look, until, ref mut slept, .. } if *look <= now => {
+                *slept |= now.since(*look) > LOOK;
+                // It may be the answer that woke it up, and that is still to be taken.
+                *look = (now + LOOK).min(until);
+                match (until <= now, *slept) {
+                    (false, _) => {}
+                    (true, true) => self.give_up_probe(now, MappingEnd::Asleep, Duration::ZERO),
+                    (true, false) => self.probe_unanswered(now),
+                }
+            }
             _ => {}
         }
     }
@@ -196,7 +208,7 @@ impl Device {
                 let (request, silence) = (*request, probe.silence);
                 let ask = ProbeRequest { request, silence, echo: *echo };
                 let until = now + silence + connection.pto() + PATIENCE;
-                probe.step = Step::Silent { request, until };
+                probe.step = Step::Silent { request, look: now + silence - LOOK, until, slept: false };
                 Some((path, connection.write(out, None, Some(&ask), 0)))
             }
             _ => None,

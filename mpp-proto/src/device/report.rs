@@ -102,6 +102,8 @@ pub enum MappingEnd {
     Refused(Code),
     /// The machine went to another network.
     Interrupted,
+    /// The machine slept during a silence, and may not have heard the answer.
+    Asleep,
     /// The device is closed for good: by the application, or as another connection of it took over, which the
     /// [`Aborted`](super::DeviceEvent::Aborted) that follows says.
     Closed,
