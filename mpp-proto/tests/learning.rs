@@ -345,6 +345,21 @@ fn a_probe_is_two_pairs_and_silence_and_never_two_of_them() {
     assert_eq!(net.service.stats().probes, 5 + 4, "twice, twice each");
 }
 
+/// A connection that is made anew twice a minute is no place to learn.
+#[test]
+fn nothing_is_tried_before_a_connection_has_held() {
+    let mut net = Net::new(secs(300), config(25));
+    net.run(secs(30));
+    for _ in 0..20 {
+        net.cut = true;
+        net.run(secs(40));
+        net.cut = false;
+        net.run(secs(40));
+    }
+    assert!(net.device.stats().connects > 5, "{:?}", net.device.stats());
+    assert_eq!(net.mapping(), []);
+}
+
 // SPEC: R-twice
 #[test]
 fn an_answer_that_is_lost_is_no_verdict() {

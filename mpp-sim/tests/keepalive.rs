@@ -6,7 +6,9 @@ mod common;
 use std::time::Duration;
 
 use common::{ALICE, connect, ms, secs, store, world};
-use mpp_proto::{DeviceConfig, DeviceEvent, Instant, IntervalReason, MappingProgress, ServiceEvent};
+use mpp_proto::{
+    DeviceConfig, DeviceEvent, Instant, IntervalReason, MappingProgress, NetworkId, ServiceEvent,
+};
 use mpp_sim::nat::{Dependence, Lifetime, Ports};
 use mpp_sim::{DeviceHandle, NatConfig, NatHandle, Post, Record, Rng, ServiceHandle, World, each_seed};
 
@@ -111,33 +113,60 @@ impl Day {
         .collect()
     }
 
-    fn tries(&self) -> Vec<Instant> {
-        let log = self.world.log(self.device).iter();
-        let is_try =
-            |r: &Record| matches!(r, Record::Event(DeviceEvent::Mapping(MappingProgress::Trying { .. })));
-        log.filter(|entry| is_try(&entry.record)).map(|entry| entry.at).collect()
+    /// When each try began, and when it ended if there was an end: a miss ends one without a word.
+    fn tries(&self) -> Vec<(Instant, Option<Instant>)> {
+        let mut tries = Vec::<(Instant, Option<Instant>)>::new();
+        for entry in self.world.log(self.device) {
+            let Record::Event(DeviceEvent::Mapping(progress)) = &entry.record else { continue };
+            match (progress, tries.last_mut()) {
+                (MappingProgress::Trying { .. }, _) => tries.push((entry.at, None)),
+                (_, Some((_, end))) => *end = end.or(Some(entry.at)),
+                (_, None) => panic!("an end without a try"),
+            }
+        }
+        tries
+    }
+
+    /// Lets a device learn in a network, and start again with what it knows: it may be another network by then.
+    fn live_before(&mut self, then: Lifetime, now: Lifetime) {
+        self.world.set_nat_lifetime(self.nat, then);
+        self.world.run_for(secs(3000));
+        let resume = self.world.device(self.device).map(mpp_proto::Device::resume);
+        self.world.kill(self.device);
+        self.world.run_for(secs(900));
+        self.world.set_nat_lifetime(self.nat, now);
+        self.world.start(self.device, resume);
+        connect(&mut self.world, self.device);
     }
 }
 
 // F2.
 #[test]
 fn whatever_the_box_does_a_device_is_never_deaf_for_long_and_never_talkative() {
-    let (mut learned, mut missed, mut flapping, mut forgetful) = (0, 0, 0, 0);
+    let (mut learned, mut missed, mut flapping, mut forgetful, mut known) = (0, 0, 0, 0, 0);
     each_seed(60, |seed| {
         let mut rng = Rng::new(seed ^ 0x6b65_6570);
         let kind = kind(&mut rng);
         let mut config = common::quick();
         config.forward_secrecy = true;
+        config.network = Some(NetworkId([7; 16]));
         config.shortest_interval = any_of(&mut rng, &[secs(25), secs(10), secs(5)]);
         let bounds =
             (any_of(&mut rng, &[secs(5), secs(20)]), any_of(&mut rng, &[secs(300), secs(150), secs(60)]));
         let host = config.shortest_interval;
         let shortest = host.max(bounds.0);
         let mut day = Day::begin(seed, kind.config.clone(), config, bounds);
+        // Of three devices one knows nothing, one knows its network, and one as it was before.
+        match rng.index(3) {
+            0 => {}
+            1 => day.live_before(kind.lifetimes[0], kind.lifetimes[0]),
+            _ => day.live_before(lifetime(&mut rng), kind.lifetimes[0]),
+        }
+        known += usize::from(day.report().interval > secs(25));
         let start = day.world.now();
         let mut turn = 0;
-        // The heartbeats of the last hour: an hour ago, and now.
-        let mut beats = vec![(start, 0)];
+        // The heartbeats and packets of the last hour: an hour ago, and now.
+        let mut sent = vec![(start, 0, day.world.nat_stats(day.nat).outbound)];
         while day.world.now().since(start) < secs(6 * 3600) {
             let passed = day.world.now().since(start).as_micros() / kind.period.as_micros();
             if passed as usize != turn && kind.lifetimes.len() > 1 {
@@ -146,25 +175,38 @@ fn whatever_the_box_does_a_device_is_never_deaf_for_long_and_never_talkative() {
             }
             let pause = rng.up_to(secs(400));
             day.world.run_for(pause);
-            assert!(day.world.service(day.service).stats().probes_waiting <= 1);
             let before = day.report().interval;
             // A shorter one than the service grants it asks for once, and is told.
             assert!((host.min(secs(25))..=bounds.1.min(secs(216))).contains(&before), "{before:?}");
             let waited = day.post();
             assert!(waited <= before + AFTER_BEAT, "{waited:?} at an interval of {before:?}: {kind:?}");
+            // Where the box keeps the flow from one heartbeat to the next nothing waits at all.
+            let keeps = kind.lifetimes.len() == 1 && settled(kind.lifetimes[0]) > before + ROUND_TRIP;
+            assert!(!keeps || waited <= ROUND_TRIP, "{waited:?} at an interval of {before:?}: {kind:?}");
             let now = day.world.now();
             let count = day.world.device(day.device).unwrap().stats().heartbeats;
-            beats.push((now, count));
-            beats.retain(|(at, _)| now.since(*at) <= secs(3600));
+            let packets = day.world.nat_stats(day.nat).outbound;
+            sent.push((now, count, packets));
+            sent.retain(|(at, ..)| now.since(*at) <= secs(3600));
             // Each answered a round trip later, and then nine tenths of the interval; repetitions are few.
             let most = 3600 * 1000 / (shortest.min(secs(25)).as_millis() as u64 * 9 / 10) + 8;
-            assert!(count - beats[0].1 <= most, "{} heartbeats in an hour", count - beats[0].1);
+            assert!(count - sent[0].1 <= most, "{} heartbeats in an hour", count - sent[0].1);
+            // With each an answer to a challenge, where each has another port. Besides those tries, of three packets each,
+            // and for each event an acknowledgement, a position, and answers to challenges.
+            let most = 2 * most + 14 * 3 + 4 * sent.len() as u64;
+            assert!(packets - sent[0].2 <= most, "{} packets in an hour, {most}", packets - sent[0].2);
         }
         // Tries: 8 at once, and 6 more in an hour.
         let tries = day.tries();
         let in_an_hour =
-            |at: &Instant| tries.iter().filter(|t| **t >= *at && t.since(*at) < secs(3600)).count();
-        assert!(tries.iter().all(|at| in_an_hour(at) <= 14), "{tries:?}");
+            |at: Instant| tries.iter().filter(|(t, _)| *t >= at && t.since(at) < secs(3600)).count();
+        assert!(tries.iter().all(|(at, _)| in_an_hour(*at) <= 14), "{tries:?}");
+        // One at a time: after one that a miss has ended there is none for ten minutes.
+        for pair in tries.windows(2) {
+            let over =
+                pair[0].1.is_some_and(|end| end <= pair[1].0) || pair[1].0.since(pair[0].0) >= secs(600);
+            assert!(over, "two at once: {pair:?}");
+        }
         // After each miss the safe interval, for ten minutes at least.
         let intervals = day.intervals();
         for (i, (at, interval, reason)) in intervals.iter().enumerate() {
@@ -210,8 +252,8 @@ fn whatever_the_box_does_a_device_is_never_deaf_for_long_and_never_talkative() {
         }
     });
     assert!(
-        learned > 10 && missed > 10 && flapping > 10 && forgetful > 3,
-        "{learned} {missed} {flapping} {forgetful}"
+        learned > 10 && missed > 10 && flapping > 10 && forgetful > 3 && known > 10,
+        "{learned} {missed} {flapping} {forgetful} {known}"
     );
 }
 
@@ -267,7 +309,7 @@ fn a_box_that_forgets_sooner_than_it_used_to_is_found_out_by_the_first_event() {
 fn what_is_remembered_of_a_network_that_has_changed_is_found_out() {
     each_seed(20, |seed| {
         let mut config = DeviceConfig::default();
-        config.network = Some(mpp_proto::NetworkId([7; 16]));
+        config.network = Some(NetworkId([7; 16]));
         let mut day = Day::begin(seed, NatConfig::default(), config, (secs(5), secs(300)));
         day.world.run_for(secs(900));
         assert_eq!(day.report().interval, secs(216));
