@@ -136,6 +136,7 @@ impl Page {
             131 => "handshake identifier",
             132 => "share",
             133 => "challenge",
+            134 => "web",
             135 => "code",
             136 => "retry after",
             _ => panic!("tag {tag} of a clear list has no name here"),

@@ -19,7 +19,7 @@ use crate::random::{Rng, Seed};
 use crate::time::UnixTime;
 use crate::wire::{
     AnswerKind, Code, Connect, ConnectResponse, Emit, ErrorBody, MIN_PACKET, Purpose, RESET_TOKEN,
-    SERVICE_IDENTIFIER, Step1Clear, Ticket, TokenPlain, emit_answer, write_sealed,
+    SERVICE_IDENTIFIER, Step1Clear, Ticket, TokenPlain, emit_answer, put_web_packet, write_sealed,
 };
 
 /// 2027-01-15 08:00:00 UTC.
@@ -69,6 +69,15 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn new() -> Self {
+        Self::over(false)
+    }
+
+    /// The same attempt by Web.
+    pub(super) fn by_web() -> Self {
+        Self::over(true)
+    }
+
+    fn over(web: bool) -> Self {
         let account = "alice@example.com";
         let device = DeviceId(*b"phone-0123456789");
         let expiry = NOW + core::time::Duration::from_secs(90 * 86_400);
@@ -108,7 +117,7 @@ impl Exchange {
         };
         let secret = Secret::new(*ticket.secret());
         let random = initiator_random(&secret, &[0x31; 32], &bytes_of(&connect), &bytes_of(&clear));
-        let p1c = bytes_of(&Step1Clear { random: Some(random), ..clear });
+        let p1c = bytes_of(&Step1Clear { random: Some(random), web, ..clear });
         let mut p1 = p1c.clone();
         p1.resize(MIN_PACKET, 0);
         write_sealed(&mut p1[p1c.len()..MIN_PACKET - 16], &connect).unwrap();
@@ -121,7 +130,7 @@ impl Exchange {
             epoch: EPOCH,
             newest: Serial(42),
             lost: StoreSet::EMPTY,
-            endpoint: Some(DEVICE.parse().unwrap()),
+            endpoint: (!web).then(|| DEVICE.parse().unwrap()),
             service_time: NOW,
             lease: core::time::Duration::from_secs(80),
             refresh_after: core::time::Duration::from_secs(86_400),
@@ -261,8 +270,19 @@ impl Exchange {
         ]);
         page.text("Behind sixteen zero bytes and the type 03 the clear list:");
         page.clear_list(&self.p1c[17..]);
-        let sealed = &self.p1[self.p1c.len()..];
+        self.write_sealed_step1(page);
         let plain = self.padded(&self.p1c, &self.connect);
+        page.text(&format!(
+            "What is sealed has {} bytes: the length {}, Connect, {} zeros. With the tag the packet has {}.",
+            plain.len(),
+            super::bytes::hex(&varint(self.connect.len())),
+            plain.len() - varint(self.connect.len()).len() - self.connect.len(),
+            self.p1.len()
+        ));
+    }
+
+    fn write_sealed_step1(&self, page: &mut Page) {
+        let sealed = &self.p1[self.p1c.len()..];
         page.values(&[
             ("P1c", &self.p1c),
             ("salt of k0", &sha256(&[b"mpp1 initiator", &self.p1c])),
@@ -272,13 +292,26 @@ impl Exchange {
             ("sealed, last 32", &sealed[sealed.len() - 32..]),
             ("SHA-256(P1)", &sha256(&[&self.p1])),
         ]);
-        page.text(&format!(
-            "What is sealed has {} bytes: the length {}, Connect, {} zeros. With the tag the packet has {}.",
-            plain.len(),
-            super::bytes::hex(&varint(self.connect.len())),
-            plain.len() - varint(self.connect.len()).len() - self.connect.len(),
-            self.p1.len()
-        ));
+    }
+
+    /// What another transport changes in an exchange: nearly every byte.
+    pub(super) fn write_by_web(&self, page: &mut Page) {
+        page.text(
+            "The attempt of 20.2, by Web: the same Connect, share and random, which is made as there, of a clear list without \
+             the web item. The clear list has that item now, so P1c, the seal and the digest are others. Packets go into the \
+             bodies of requests as they are.",
+        );
+        page.clear_list(&self.p1c[17..]);
+        self.write_sealed_step1(page);
+        page.text("The answer names no endpoint. Its random is made of this step 1.");
+        page.message("ConnectResponse", &self.response);
+        page.values(&[("responder random", &self.responder_random)]);
+        page.clear_list(&self.p2c[9..]);
+        self.write_sealed_complete(page);
+        let mut body = Vec::new();
+        put_web_packet(&mut body, &self.p2);
+        page.text("The body of the HTTP answer is the ResponderComplete with its length in front:");
+        page.values(&[("body, first 16", &body[..16]), ("SHA-256(body)", &sha256(&[&body]))]);
     }
 
     fn write_answers(&self, page: &mut Page) {
@@ -376,6 +409,10 @@ impl Exchange {
         ]);
         page.text("Behind the handshake identifier and the type 03 the clear list:");
         page.clear_list(&self.p2c[9..]);
+        self.write_sealed_complete(page);
+    }
+
+    fn write_sealed_complete(&self, page: &mut Page) {
         let sealed = &self.p2[self.p2c.len()..];
         page.values(&[
             ("P2c", &self.p2c),

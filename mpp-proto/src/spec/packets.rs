@@ -85,7 +85,7 @@ pub(super) fn write(page: &mut Page, exchange: &Exchange) {
     others(page);
     farewell(page, exchange);
     binding(page);
-    by_web(page, exchange);
+    by_web(page, &Exchange::by_web());
 }
 
 fn heartbeat(page: &mut Page, exchange: &Exchange) {
@@ -274,13 +274,14 @@ fn farewell(page: &mut Page, exchange: &Exchange) {
 
 fn by_web(page: &mut Page, exchange: &Exchange) {
     page.heading("20.12 By Web");
+    exchange.write_by_web(page);
     page.text(
-        "The Heartbeat of 20.6, sent by Web: flag bit 3 is set. It is the whole body of \
-         `POST /.well-known/mmmpresence?wait=50`.",
+        "The first Heartbeat confirms the connection and is answered at once. The second one: flag bit 3 is set. It is the \
+         whole body of `POST /.well-known/mmmpresence?wait=50`.",
     );
-    let (request, interval) = (RequestId(1), Duration::from_secs(25));
+    let (request, interval) = (RequestId(2), Duration::from_secs(25));
     let heartbeat = bytes_of(&Heartbeat { request, interval, mark: Serial(41), position: Serial(41) });
-    show(page, &make(exchange, &Header { web: true, ..up(0) }, &[], &heartbeat));
+    show(page, &make(exchange, &Header { web: true, ..up(1) }, &[], &heartbeat));
     page.text(
         "An event comes after a while. The body of the answer: the Status, which names no endpoint, and a Notify, each \
          with its length in front.",
@@ -295,7 +296,7 @@ fn by_web(page: &mut Page, exchange: &Exchange) {
         unheard: 0,
         lease: None,
     };
-    let status = make(exchange, &Header { web: true, ..down(0) }, &[], &bytes_of(&status));
+    let status = make(exchange, &Header { web: true, ..down(1) }, &[], &bytes_of(&status));
     let notify = Notify {
         told: Serial(41),
         upto: Serial(42),
@@ -305,7 +306,7 @@ fn by_web(page: &mut Page, exchange: &Exchange) {
         service_time: None,
         events: core::iter::empty::<EventRef<'_>>(),
     };
-    let header = Header { web: true, wanted: true, ..down(1) };
+    let header = Header { web: true, wanted: true, ..down(2) };
     let notify = make(exchange, &header, &[], &bytes_of(&notify));
     let mut body = Vec::new();
     put_web_packet(&mut body, &status.packet);
