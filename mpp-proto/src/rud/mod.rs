@@ -12,6 +12,7 @@
 )]
 
 pub(crate) mod flight;
+pub(crate) mod nonces;
 pub(crate) mod reassembly;
 pub(crate) mod replay;
 pub(crate) mod rtt;

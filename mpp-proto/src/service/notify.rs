@@ -227,7 +227,6 @@ impl Service {
         let path = self.table.path(slot);
         let web = path.is_web();
         let window = self.table.hot[slot].window;
-        let keys = self.table.seal_keys(slot);
         let identifier = self.table.ids[slot].device[0];
         let sending = &mut self.sendings[self.table.hot[slot].sending];
         let log = self.accounts.log(self.table.owner[slot].account);
@@ -253,6 +252,7 @@ impl Service {
                 ..Header::single(sending.flight.number(), Direction::ToInitiator)
             };
             let part = capacity.min(sending.size - skip);
+            let keys = self.table.seal_keys(slot, &header, true);
             let len = super::send::seal_fragment(&keys, identifier, &header, room, part, |out| {
                 message.write_range(skip, out);
             });

@@ -11,10 +11,12 @@ use crate::ids::{DeviceId, Serial, StoreSet};
 use crate::path::{LinkId, Path};
 use crate::pool::{Chunks, FreeList, Link, Links, NIL};
 use crate::rud::flight::Window;
+use crate::rud::nonces::Nonces;
 use crate::rud::replay::ReplayWindow;
 use crate::rud::rtt::Rtt;
 use crate::time::Instant;
 use crate::wheel::{Node, tick_floor};
+use crate::wire::Header;
 
 /// Device-issued identifiers kept per connection.
 pub(super) const MAX_DEVICE_IDENTIFIERS: usize = 3;
@@ -229,6 +231,8 @@ pub(super) struct Table {
     pub(super) open: Chunks<Open>,
     pub(super) ids: Chunks<Ids>,
     pub(super) owner: Chunks<Owner>,
+    /// With debug assertions only.
+    nonces: Chunks<Nonces>,
     free: FreeList,
     /// What the generation of a slot that was never used starts with: random, so that identifiers of a former life of
     /// the service fit no record of this one.
@@ -244,6 +248,7 @@ impl Table {
             open: Chunks::new(capacity),
             ids: Chunks::new(capacity),
             owner: Chunks::new(capacity),
+            nonces: Chunks::new(capacity),
             free: FreeList::new(capacity),
             first_generation,
             locals: Locals::default(),
@@ -258,6 +263,7 @@ impl Table {
         self.open.reach(slot)?;
         self.ids.reach(slot)?;
         self.owner.reach(slot)?;
+        self.nonces.reach(slot)?;
         let hot = self.hot.reach(slot)?;
         let generation = if fresh { self.first_generation } else { hot.generation.wrapping_add(1) };
         *hot = Hot { generation, flags: hot.flags & flag::POSITION, ..Hot::default() };
@@ -317,10 +323,12 @@ impl Table {
         self.open[slot].key = keys.to_service.key;
         self.ids[slot].seal_iv = keys.to_device.iv;
         self.ids[slot].open_iv = keys.to_service.iv;
+        self.nonces[slot] = Nonces::default();
     }
 
-    /// The keys for packets to the device.
-    pub(super) fn seal_keys(&self, slot: u32) -> PacketKeys<'_> {
+    /// The keys for the packet to the device with this header; `repeats`: as in [`Nonces::take`].
+    pub(super) fn seal_keys(&mut self, slot: u32, header: &Header, repeats: bool) -> PacketKeys<'_> {
+        self.nonces[slot].take(header, repeats);
         let seal = &self.seal[slot];
         PacketKeys { key: &seal.key, iv: &self.ids[slot].seal_iv, header: &seal.header }
     }

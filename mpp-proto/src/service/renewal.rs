@@ -94,7 +94,8 @@ impl Service {
         let path = self.table.path(slot);
         let header = Header { web: path.is_web(), ..Header::single(number, Direction::ToInitiator) };
         let mut room = [0; MAX_PACKET];
-        let len = self.seal_message((slot, self.table.ids[slot].device[0]), &header, &[], message, &mut room);
+        let to = (slot, self.table.ids[slot].device[0]);
+        let len = self.table.seal_message(to, &header, &[], message, &mut room);
         if path.is_web() {
             self.say_by_web(slot, Item::Sealed(room[..len].into()));
         } else {

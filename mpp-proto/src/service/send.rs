@@ -2,7 +2,7 @@
 
 use super::Service;
 use super::outbox::{Out, Say};
-use super::record::State;
+use super::record::{State, Table};
 use super::timers::lease_of;
 use super::web::Item;
 use crate::batch::TransmitBatch;
@@ -134,64 +134,61 @@ impl Service {
                     unheard,
                     lease: granted.map(lease_of),
                 };
-                self.seal_message(to, &header, &[], &status, room)
+                self.table.seal_message(to, &header, &[], &status, room)
             }
             Say::Subscribed { request, newest, lost } => {
-                self.seal_message(to, &header, &[], &Subscribed { request, newest, lost }, room)
+                self.table.seal_message(to, &header, &[], &Subscribed { request, newest, lost }, room)
             }
             Say::Posted { request, serial } => {
-                self.seal_message(to, &header, &[], &Posted { request, serial }, room)
+                self.table.seal_message(to, &header, &[], &Posted { request, serial }, room)
             }
             Say::Failed { request, refusal } => {
                 let (code, retry_after, detail) = (refusal.code(), refusal.retry_after(), refusal.detail());
                 let failure = Failure { request, code, retry_after, detail: detail.as_str() };
-                self.seal_message(to, &header, &[], &failure, room)
+                self.table.seal_message(to, &header, &[], &failure, room)
             }
             Say::Endpoint { request, path, .. } => {
                 let echo = self.probe_echo(now, slot, &path);
                 let response = EndpointResponse { request, endpoint: path.remote, echo };
-                self.seal_message(to, &header, &[], &response, room)
+                self.table.seal_message(to, &header, &[], &response, room)
             }
             Say::ProbeAnswer { request } => {
-                self.seal_message(to, &header, &[], &ProbeAnswer { request }, room)
+                self.table.seal_message(to, &header, &[], &ProbeAnswer { request }, room)
             }
             Say::Challenge { challenge, pad } => {
                 let challenge = [PacketExtension::PathChallenge(challenge)];
                 let least = if pad { MIN_PACKET } else { 0 };
-                seal(&self.table.seal_keys(slot), identifier, &header, room, &challenge, (0, least), |_| {})
+                let keys = self.table.seal_keys(slot, &header, false);
+                seal(&keys, identifier, &header, room, &challenge, (0, least), |_| {})
             }
             Say::Identifiers => {
                 let identifiers = self.fresh_identifiers(slot);
                 let issued = [PacketExtension::Identifiers(&identifiers)];
-                self.seal_message(to, &header, &issued, &Nothing, room)
+                self.table.seal_message(to, &header, &issued, &Nothing, room)
             }
-            Say::Nothing => self.seal_message(to, &header, &[], &Nothing, room),
+            Say::Nothing => self.table.seal_message(to, &header, &[], &Nothing, room),
             Say::Close { code, retry_after } => {
                 let close = PacketExtension::Close(Close { code, reason: "", retry_after });
-                self.seal_message(to, &header, &[close], &Nothing, room)
+                self.table.seal_message(to, &header, &[close], &Nothing, room)
             }
         }
     }
+}
 
+impl Table {
+    /// Seals the only packet of a datagram; returns its length.
     pub(super) fn seal_message(
-        &self,
+        &mut self,
         (slot, identifier): (u32, [u8; DEVICE_IDENTIFIER]),
         header: &Header,
         extensions: &[PacketExtension<'_>],
         message: &impl Emit,
         room: &mut [u8],
     ) -> usize {
-        seal(
-            &self.table.seal_keys(slot),
-            identifier,
-            header,
-            room,
-            extensions,
-            (message.emitted_len(), 0),
-            |out| {
-                message.write_range(0, out);
-            },
-        )
+        let keys = self.seal_keys(slot, header, false);
+        seal(&keys, identifier, header, room, extensions, (message.emitted_len(), 0), |out| {
+            message.write_range(0, out);
+        })
     }
 }
 

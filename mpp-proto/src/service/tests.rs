@@ -147,7 +147,7 @@ impl Misfit {
         emit_plaintext_head(&mut packet, &[], message.emitted_len());
         message.emit(&mut packet);
         packet.resize(packet.len() + AEAD_TAG, 0);
-        let keys = self.service.table.seal_keys(SLOT);
+        let keys = self.service.table.seal_keys(SLOT, &header, true);
         seal_packet(&keys, &mut packet, DEVICE_IDENTIFIER, header.encode(), header.nonce_input());
         self.device_gets(&mut packet);
     }
@@ -198,6 +198,15 @@ fn a_header_that_may_not_be_closes_the_connection() {
     let mut misfit = Misfit::new();
     let answers = misfit.send(Header { count: 2, ..header(0) }, &heartbeat(0, 0));
     assert_eq!((answers.len(), misfit.service.stats().connected), (1, 0));
+}
+
+#[cfg(debug_assertions)]
+#[test]
+#[should_panic(expected = "this nonce was used before")]
+fn a_service_that_took_a_number_twice_would_be_noticed() {
+    let mut misfit = Misfit::new();
+    misfit.service.table.ids[SLOT].next_number -= 1;
+    misfit.send(header(0), &heartbeat(0, 0));
 }
 
 #[test]

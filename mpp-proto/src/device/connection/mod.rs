@@ -26,6 +26,7 @@ use crate::crypto::{
 };
 use crate::path::{LinkId, Path};
 use crate::random::Rng;
+use crate::rud::nonces::Nonces;
 use crate::rud::reassembly::{Kept, Reassembler};
 use crate::rud::replay::{PacketWindow, Seen};
 use crate::rud::rtt::{MAX_ACK_DELAY, Rtt};
@@ -80,6 +81,7 @@ pub(super) struct Connection {
     /// The next packet is of full size: it shows what the new path carries.
     pad: bool,
     next_number: u64,
+    nonces: Nonces,
     /// Packets of the service that were opened, and the highest number among them, and one: how much its keys have
     /// sealed, at least.
     opened: u64,
@@ -165,6 +167,7 @@ impl Connection {
             challenges: Vec::new(),
             pad: false,
             next_number: 0,
+            nonces: Nonces::default(),
             opened: 0,
             end: 0,
             window: PacketWindow::new(),
@@ -483,6 +486,7 @@ impl Connection {
             iv: &self.keys.to_service.iv,
             header: &self.keys.header,
         };
+        self.nonces.take(&header, false);
         let packet = &mut out[..end + AEAD_TAG];
         seal_packet(&keys, packet, SERVICE_IDENTIFIER, header.encode(), header.nonce_input());
         packet.len()

@@ -157,3 +157,14 @@ fn a_miss_is_taken_for_a_new_flow_once_in_ten_minutes() {
     }
     assert!((5..=7).contains(&quick), "{quick} in an hour");
 }
+
+#[cfg(debug_assertions)]
+#[test]
+#[should_panic(expected = "this nonce was used before")]
+fn a_device_that_took_a_number_twice_would_be_noticed() {
+    let mut connection = connection(Duration::from_secs(80), Duration::from_secs(3600));
+    let mut out = [0; 1200];
+    connection.write_close(&mut out, Code::TIMEOUT);
+    connection.next_number -= 1;
+    connection.write_close(&mut out, Code::TIMEOUT);
+}
