@@ -253,6 +253,23 @@ fn a_service_that_goes_away_ends_a_measurement() {
     assert!(!report["verdict"].as_str().unwrap().contains("at once"), "{report:#}");
 }
 
+/// A service that comes back, and finds that the ticket has expired meanwhile.
+#[test]
+fn a_ticket_that_is_refused_meanwhile_ends_a_measurement() {
+    let home = Home::new();
+    let (serve, listen) = home.serve();
+    let ticket = home.ticket(ALICE, "phone", &["--expires", "6s"]);
+    let expiry = Instant::now() + Duration::from_secs(6);
+    let check = home.start_with(&["netcheck", "-"], Some(ticket.into_bytes()));
+    connected(&home, 1);
+    thread::sleep(expiry.saturating_duration_since(Instant::now()));
+    serve.stop(Signal::SIGTERM);
+    let (_serve, _) = home.serve_on(&listen.to_string());
+    let ended = check.end(SOON * 2);
+    assert!(ended.failed(3).contains("expired"), "{ended:?}");
+    assert!(line(&ended, "verdict").contains("get a new one"), "{ended:?}");
+}
+
 /// What ended it is said as what it is, to people and to programs.
 #[test]
 fn a_measurement_that_is_displaced_says_so() {
