@@ -87,8 +87,9 @@
 //! world.put_behind(phone, router);
 //! assert!(world.run_until(Duration::from_secs(60), |w| w.is_connected(phone)));
 //!
-//! // Nobody reaches the phone now, and it does not know. Its next heartbeat is due within 25 s.
-//! world.run_for(Duration::from_secs(21));
+//! // After its second heartbeat, 3 s later, nobody reaches the phone for a while, and it does not know. Its next one is
+//! // due within 25 s.
+//! world.run_for(Duration::from_secs(24));
 //! assert_eq!(world.seen_from(phone, home), None);
 //! world.publish(service, "alice@example.com", &Post::new(StoreId::INBOUND, "are you there?"))?;
 //! let heard = world.run_until(Duration::from_secs(5), |w| w.payloads(phone).next().is_some());

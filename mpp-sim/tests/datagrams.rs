@@ -191,7 +191,7 @@ impl Observer for Taker {
 #[test]
 fn one_of_sixteen_packets_lost_four_times_is_all_that_is_sent_again() {
     let (mut world, service, device) = pair(3);
-    world.run_for(secs(3));
+    world.run_for(secs(5));
     let before = world.service(service).stats();
     let large = Arc::new(AtomicUsize::new(0));
     world.network().observe(Some(Box::new(Taker { large: large.clone() })));
