@@ -1,7 +1,7 @@
 //! Mappings that go away while a device is connected (F1): it is deaf until its next heartbeat, and no longer.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::network::{EXTERNAL, Lab, Network};
 use crate::play::{AT_ONCE, HEARTBEAT, Play, endpoint};
@@ -31,7 +31,15 @@ fn a_mapping_that_expires_between_heartbeats_makes_deaf_until_the_next() {
     let Some(lab) = Lab::with_lifetime(network, Lifetime::always(3)) else { return };
     let play = Play::on(lab);
     let mut device = play.device();
-    let mut before = device.moved(HEARTBEAT);
+    // While its flow is new, and is new again since it has moved, heartbeats come after 3 s.
+    sleep(Duration::from_secs(17));
+    let mut before = loop {
+        let begin = Instant::now();
+        let moved = device.moved(HEARTBEAT);
+        if begin.elapsed() > Duration::from_millis(200) {
+            break moved;
+        }
+    };
     for offset in [500, 3300, 4200] {
         sleep(Duration::from_millis(offset));
         let limit = if offset < 3000 { AT_ONCE } else { HEARTBEAT - Duration::from_millis(offset) };
