@@ -22,6 +22,15 @@ fn elsewhere() -> SocketAddr {
     ([203, 0, 113, 9], 4444).into()
 }
 
+/// So many devices of Alice, not connected yet.
+fn alices(world: &mut World, service: ServiceHandle, count: u64) -> Vec<DeviceHandle> {
+    let mut device = |n| {
+        let ticket = world.ticket(&[service], ALICE, n);
+        world.add_device(ticket, quick())
+    };
+    (0..count).map(&mut device).collect()
+}
+
 /// A world in which much has happened, and every packet of it.
 struct Rich {
     world: World,
@@ -311,12 +320,7 @@ fn an_attacker_without_keys_silences_no_device() {
         let (mut world, service) = world(seed);
         let attacker = world.attack(&everything);
         let nat = world.add_nat(NatConfig::linux());
-        let devices: Vec<_> = (0..2)
-            .map(|n| {
-                let ticket = world.ticket(&[service], ALICE, n);
-                world.add_device(ticket, quick())
-            })
-            .collect();
+        let devices = alices(&mut world, service, 2);
         world.put_behind(devices[0], nat);
         for round in 0..120u8 {
             world.publish(service, ALICE, &Post::new(store(2), vec![round; 100])).unwrap();
@@ -345,12 +349,7 @@ const YEAR_2099: UnixTime = UnixTime::from_millis(4_070_908_800_000);
 #[test]
 fn a_service_whose_clock_stands_at_2099_for_a_minute_silences_no_device() {
     let (mut world, service) = world(8);
-    let devices: Vec<_> = (0..3)
-        .map(|n| {
-            let ticket = world.ticket(&[service], ALICE, n);
-            world.add_device(ticket, quick())
-        })
-        .collect();
+    let devices = alices(&mut world, service, 3);
     for device in &devices {
         connect(&mut world, *device);
     }
@@ -385,12 +384,7 @@ fn a_service_whose_clock_stands_at_2099_for_a_minute_silences_no_device() {
 #[test]
 fn a_service_whose_clock_stands_at_2099_for_a_minute_loses_no_event() {
     let (mut world, service) = world(12);
-    let devices: Vec<_> = (0..2)
-        .map(|n| {
-            let ticket = world.ticket(&[service], ALICE, n);
-            world.add_device(ticket, quick())
-        })
-        .collect();
+    let devices = alices(&mut world, service, 2);
     for device in &devices {
         connect(&mut world, *device);
     }
@@ -495,12 +489,7 @@ fn a_restored_backup_is_noticed() {
 #[test]
 fn the_epoch_that_a_lost_history_began_outlives_a_restart() {
     let (mut world, service) = world(12);
-    let devices: Vec<_> = (0..2)
-        .map(|n| {
-            let ticket = world.ticket(&[service], ALICE, n);
-            world.add_device(ticket, quick())
-        })
-        .collect();
+    let devices = alices(&mut world, service, 2);
     let publish = |world: &mut World, n: u32| {
         world.publish(service, ALICE, &Post::new(store(2), format!("{n}"))).unwrap();
         world.run_for(secs(1));

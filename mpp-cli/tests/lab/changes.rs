@@ -9,12 +9,10 @@ use mpp_tokio::proto::{NotificationKind, Ticket, Transport};
 use tokio::runtime::Builder;
 use tokio::time::{timeout, timeout_at};
 
-use crate::network::{Lab, Network};
+use crate::network::{Lab, PORT_RESTRICTED};
 use crate::nginx::{self, Nginx};
 use crate::play::{AT_ONCE, Device, HEARTBEAT, LATE, POSTS, Play};
-use crate::rules::{Nat, Trouble};
-
-const PORT_RESTRICTED: Network = Network::Behind(Nat::PortRestricted);
+use crate::rules::Trouble;
 
 /// Until UDP is used again, once it passes, also if nobody tells the device.
 pub(crate) const AGAIN: Duration = Duration::from_secs(60);

@@ -4,11 +4,9 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::network::{Lab, Network};
+use crate::network::{Lab, Network, PORT_RESTRICTED};
 use crate::play::{AT_ONCE, HEARTBEAT, Play};
-use crate::rules::{Nat, Trouble};
-
-const PORT_RESTRICTED: Network = Network::Behind(Nat::PortRestricted);
+use crate::rules::Trouble;
 
 /// A third of the packets lost, both ways: all is heard, in order and once. Connections may break: one heartbeat in
 /// fifteen is lost four times, or its answers are.

@@ -8,7 +8,7 @@
 //! namespace of the machine's own is touched: each [`Lab`](network::Lab) makes new ones, with cables between them and
 //! addresses that mean something only there, and takes all of it away when it is dropped, also after a failure. What a
 //! killed run has left, the next one removes. Nothing waits without a limit; what a device learns or measures by silence
-//! takes minutes, eight if all tests run at once.
+//! takes minutes, about seven if all tests run at once.
 //!
 //! - **A network**: a variant of [`Nat`](rules::Nat) or [`Network`](network::Network); its rules in `rules.rs`, its cables
 //!   and addresses in `Lab::build`; a claim in `claims.rs`, where a probe shows that it does what it is called after, and
@@ -19,8 +19,8 @@
 //!   posts and hears; `device.end()` checks that all of it came, in order, once. Another program is started with
 //!   `lab.device.enter(|| command.spawn())`, and so a socket is opened, a runtime run; what is still running in a lab
 //!   ends with it. Times are limits plus [`LATE`](play::LATE). Names of `Lifetime` shorten what a NAT remembers.
-//! - **Without UDP**: `web.rs`, and `changes.rs` where it comes and goes. [`Nginx`](nginx::Nginx) is Debian's nginx with TLS in front of the service's HTTP port; where
-//!   there is none, one line says that what needs it was skipped.
+//! - **Without UDP**: `web.rs`, and `changes.rs` where it comes and goes. [`Nginx`](nginx::Nginx) is Debian's nginx with TLS
+//!   in front of the service's HTTP port; where there is none, one line says that what needs it was skipped.
 #![cfg(target_os = "linux")]
 
 mod changes;

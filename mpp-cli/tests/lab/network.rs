@@ -39,6 +39,9 @@ pub(crate) enum Network {
     Ipv6Firewall,
 }
 
+/// The NAT that most people are behind.
+pub(crate) const PORT_RESTRICTED: Network = Network::Behind(Nat::PortRestricted);
+
 /// A router between two networks, and its NAT for IPv4.
 #[derive(Debug)]
 struct NatBox {

@@ -5,12 +5,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::changes::{AGAIN, AWAY};
-use crate::network::{Lab, Network};
+use crate::network::{Lab, PORT_RESTRICTED};
 use crate::nginx::{self, Nginx};
 use crate::play::{AT_ONCE, Device, HEARTBEAT, Play};
-use crate::rules::{Nat, Trouble};
-
-const PORT_RESTRICTED: Network = Network::Behind(Nat::PortRestricted);
+use crate::rules::Trouble;
 
 /// From the start of the program to its first notification, with all that the machine adds.
 const FIRST: Duration = Duration::from_secs(5);

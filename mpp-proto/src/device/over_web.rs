@@ -16,7 +16,7 @@ use super::{Deadlines, Device, DeviceStats, POSITION_DELAY};
 use crate::path::{DropReason, LinkId};
 use crate::time::Instant;
 use crate::wakeup::TimerKind;
-use crate::wire::{Code, MAX_PACKET, each_web_packet};
+use crate::wire::{Code, check_room, each_web_packet};
 
 /// Requests that fail in a row before another connection is tried for.
 const MAX_FAILURES: u32 = 2;
@@ -53,11 +53,7 @@ impl Device {
     /// [`handle_web_answer`](Self::handle_web_answer). To be asked like [`poll_transmit`](Self::poll_transmit), as long as
     /// the host has a link of kind [`LinkKind::Web`].
     pub fn poll_web(&mut self, now: Instant, out: &mut [u8]) -> Option<WebTransmit> {
-        assert!(
-            out.len() >= MAX_PACKET,
-            "the buffer has {} bytes, a packet may have {MAX_PACKET}",
-            out.len()
-        );
+        check_room(out);
         self.links.open_of(LinkKind::Web)?;
         let post = self.next_step1(now, out).or_else(|| self.next_post(now, out))?;
         self.stats.packets_sent += 1;
@@ -330,7 +326,8 @@ impl Device {
         }
     }
 
-    /// Sends one small packet by UDP from a new socket. If it is answered, UDP is worth a trial now.
+    /// Sends a small packet by UDP to each address that the last trial went to, from a new socket. If one is answered, UDP
+    /// is worth a trial now.
     fn look(&mut self, now: Instant) {
         self.requests.forget_looks();
         self.close_asking_links();

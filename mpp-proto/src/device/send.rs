@@ -10,7 +10,7 @@ use crate::ids::{Epoch, Serial};
 use crate::path::{Path, Transmit};
 use crate::time::Instant;
 use crate::wire::{
-    Acknowledge, Code, EndpointRequest, Heartbeat, MAX_PACKET, PacketExtension, Subscribe, TicketRequest,
+    Acknowledge, Code, EndpointRequest, Heartbeat, PacketExtension, Subscribe, TicketRequest, check_room,
 };
 
 /// The sending of a request that makes a heartbeat due if nothing has been heard for a while: the third.
@@ -20,11 +20,7 @@ pub(super) const ENDPOINT_REQUEST_SIZE: usize = 96;
 
 impl Device {
     pub(super) fn transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
-        assert!(
-            out.len() >= MAX_PACKET,
-            "the buffer has {} bytes, a packet may have {MAX_PACKET}",
-            out.len()
-        );
+        check_room(out);
         let (path, len) = match &mut self.phase {
             Phase::Attempting(attempt) => {
                 let (link, remote, packet) = attempt.next_packet(now, |family| self.links.open(family))?;

@@ -17,7 +17,7 @@ pub(super) const SILENCE: Duration = Duration::from_secs(3);
 const HEAD_START: Duration = Duration::from_millis(500);
 /// When UDP is tried again after the Web has taken over, and the longest time between trials.
 const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15 * 60));
-/// How often one small packet looks whether UDP is back, between trials.
+/// How often a small packet to each address looks whether UDP is back, between trials.
 const LOOK: Duration = Duration::from_secs(52);
 /// So much sooner if something else is sent.
 const LOOK_EARLY: Duration = Duration::from_secs(30);

@@ -30,7 +30,7 @@ use crate::path::{Datagram, Disposition, LinkId, Path, Transmit};
 use crate::random::{Rng, Seed};
 use crate::time::{Instant, UnixTime};
 use crate::wakeup::{TimerKind, Wakeup};
-use crate::wire::{Code, Endpoint, MAX_CONNECT_SERIAL, MAX_PACKET, MIN_PACKET, Ticket};
+use crate::wire::{Code, Endpoint, MAX_CONNECT_SERIAL, MIN_PACKET, Ticket, check_room};
 
 /// How long names may take to be looked up.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
@@ -192,11 +192,7 @@ impl Netcheck {
     /// [`poll_transmit`](Self::poll_transmit); once the check [is complete](Self::is_complete), requests without an answer
     /// are of no use any more.
     pub fn poll_web(&mut self, now: Instant, out: &mut [u8]) -> Option<WebTransmit> {
-        assert!(
-            out.len() >= MAX_PACKET,
-            "the buffer has {} bytes, a packet may have {MAX_PACKET}",
-            out.len()
-        );
+        check_room(out);
         self.web.next_request(now, out)
     }
 
@@ -232,11 +228,7 @@ impl Netcheck {
 
     /// The next packet to send. `out` has room for 1452 bytes.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
-        assert!(
-            out.len() >= MAX_PACKET,
-            "the buffer has {} bytes, a packet may have {MAX_PACKET}",
-            out.len()
-        );
+        check_room(out);
         let rng = &mut self.rng;
         self.legs.iter_mut().find_map(|leg| {
             let (remote, len) = leg.next_packet(now, rng, out)?;

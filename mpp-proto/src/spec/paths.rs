@@ -302,18 +302,24 @@ fn a_device_that_moves_all_the_time_leaves_no_trail_of_challenges() {
     assert!(asked.values().all(|times| *times <= 12), "{asked:?}");
 }
 
+/// The next connection of the device, from elsewhere, and what the service sends when that is confirmed.
+fn renewed_from_elsewhere(world: &mut World) -> (Stranger, Vec<(SocketAddr, Vec<u8>)>) {
+    let opening = Opening::new(&ticket(Rights::default()), &Wish::new(2), None);
+    let _ = world.put(elsewhere(), &opening.packet);
+    let mut device = Stranger::read(&opening, &world.take().swap_remove(0).1);
+    let packet = device.heartbeat();
+    let _ = world.put(elsewhere(), &packet);
+    let sent = world.take();
+    (device, sent)
+}
+
 // SPEC: R-path-inherited
 #[test]
 fn a_new_connection_from_elsewhere_has_to_stand_up_to_the_path_before() {
     for old_answers in [false, true] {
         let mut world = World::new();
         Stranger::connected(&mut world, &Wish::new(1));
-        let opening = Opening::new(&ticket(Rights::default()), &Wish::new(2), None);
-        let _ = world.put(elsewhere(), &opening.packet);
-        let mut device = Stranger::read(&opening, &world.take().swap_remove(0).1);
-        let packet = device.heartbeat();
-        let _ = world.put(elsewhere(), &packet);
-        let sent = world.take();
+        let (mut device, sent) = renewed_from_elsewhere(&mut world);
         let sent = device.by_path(sent);
         let to_old = challenge(&sent, from(4000)).expect("the path of the one before is asked");
         assert_eq!(challenge(&sent, elsewhere()), None, "it has answered in the exchange");
@@ -334,12 +340,7 @@ fn a_new_connection_has_no_path_forgotten() {
     let mut device = Stranger::connected(&mut world, &Wish::new(1));
     device.carried(&mut world, elsewhere());
     // The exchange comes from there too, while the path that was left is still asked.
-    let opening = Opening::new(&ticket(Rights::default()), &Wish::new(2), None);
-    let _ = world.put(elsewhere(), &opening.packet);
-    let mut device = Stranger::read(&opening, &world.take().swap_remove(0).1);
-    let packet = device.heartbeat();
-    let _ = world.put(elsewhere(), &packet);
-    let sent = world.take();
+    let (mut device, sent) = renewed_from_elsewhere(&mut world);
     let to_old = challenge(&device.by_path(sent), from(4000)).expect("it still is");
     let packet = device.response(to_old);
     let _ = world.put(from(4000), &packet);

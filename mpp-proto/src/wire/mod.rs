@@ -84,6 +84,13 @@ pub(crate) const DEFAULT_WEB_PORT: u16 = 15_097;
 pub(crate) const MIN_PACKET: usize = 1200;
 /// The largest UDP payload of the protocol, in bytes.
 pub(crate) const MAX_PACKET: usize = 1452;
+
+/// Panics unless a packet of any size fits: hosts give such a buffer once and for all.
+#[track_caller]
+pub(crate) fn check_room(out: &[u8]) {
+    assert!(out.len() >= MAX_PACKET, "the buffer has {} bytes, a packet may have {MAX_PACKET}", out.len());
+}
+
 /// The most packets a datagram can have.
 pub(crate) const MAX_PACKETS: usize = 16;
 
